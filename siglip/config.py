@@ -1,0 +1,247 @@
+"""The configuration of a run as frozen dataclasses, and every rule that crosses fields.
+
+A recipe in `configs/` builds a `Config` and returns it as a `ConfigDict`, so that flags can
+override any field; `from_dict` turns the result back into the typed form and rejects what it does
+not know. This file knows no configuration library and nothing of JAX.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """A mistake of the user's: its message is one line that names what, where and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTower:
+    """Vision transformer with a MAP head; its embedding has `width` dimensions."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    patch_size: int  # pixels
+    image_size: int  # pixels; what does not fill a patch at the right and bottom is dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTower:
+    """Bidirectional transformer pooled at its last position."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    vocab_size: int
+    length: int  # tokens; every text is padded or cut to exactly this
+    out_dim: int  # of the linear head; 0: no head (one released model has none)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    image: ImageTower
+    text: TextTower
+    temperature_init: float = 10.0  # stored as its logarithm
+    bias_init: float = -10.0
+    dtype: str = "float32"  # of matrix products; parameters and loss are always float32
+    remat: bool = False  # recompute each block in the backward pass instead of keeping it
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """How a caption becomes token ids. Belongs to the model: saved with every checkpoint."""
+
+    tokenizer: str = ""  # path of a SentencePiece model
+    pad_id: int = 1  # SigLIP 1 pads with the end-of-sentence id
+    lower: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """How a picture becomes pixels in [-1, 1]. Belongs to the model like `Text`."""
+
+    resize: str = "bicubic"  # antialiased, squashed to the square; or "bilinear"
+    mean: float = 0.5
+    std: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    train: str = ""  # tar shards: a path, brace range "a-{000..007}.tar" or glob
+    batch_size: int = 256  # global: over all devices and hosts
+    crop_min_area: float = 0.9  # random resized crop keeps at least this share; 1.0: whole image
+    flip: bool = False  # off: captions can say left and right
+    cache_mb: int = 0  # keep decoded pictures in memory up to this size
+    threads: int = 4  # per host, reading and decoding
+    prefetch: int = 8  # batches made ahead of the step
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW. Decay follows the schedule but not the learning rate, as in big_vision.
+
+    `weight_decay=1e-4` with `learning_rate=1e-3` is what torch calls `weight_decay=0.1`.
+    """
+
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 1e-4  # per step at the schedule's peak, on kernels only
+    grad_clip: float = 1.0  # global norm; 0: off
+    warmup_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    steps: int = 1000
+    log_every: int = 50  # steps
+    checkpoint_every: int = 1000  # steps; the last step is always saved
+    keep_checkpoints: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices as a ("data", "fsdp") grid: batches use both axes, parameters the second."""
+
+    data: int = -1  # -1: what `fsdp` leaves
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    data: str = ""  # tar shards of labelled pictures
+    label: str = "name"  # field of a sample's JSON that holds its class name
+    template: str = "{}"
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: Model
+    text: Text = Text()
+    image: Image = Image()
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    mesh: Mesh = Mesh()
+    eval: Evaluation = Evaluation()
+    seed: int = 0
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionaries of any dataclass here; the inverse of `from_dict`."""
+    return dataclasses.asdict(config)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"`, or the choices if nothing is near."""
+    near = difflib.get_close_matches(name, names := list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(names)}"
+
+
+def from_dict(values: Mapping[str, Any], cls: type[T] = Config, where: str = "config") -> T:
+    """The typed form of nested mappings; an unknown, missing or mistyped field is a `UserError`."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"{where}.{name}: unknown field{did_you_mean(name, fields)}")
+    kwargs = {}
+    for name, field in fields.items():
+        if name in values:
+            kwargs[name] = _convert(values[name], field.type, f"{where}.{name}")
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"{where}.{name}: missing; it is a {_name(field.type)}")
+    return cls(**kwargs)
+
+
+def _name(kind: type) -> str:
+    return "section" if dataclasses.is_dataclass(kind) else kind.__name__
+
+
+def _convert(value: Any, kind: type, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, Mapping):
+            return from_dict(value, kind, where)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise UserError(f"{where}: {value!r} is not a {_name(kind)}")
+
+
+def validate(config: Config) -> Config:
+    """Check every rule that crosses fields; returns the config unchanged.
+
+    What depends on the machine (devices, files) is checked where the machine is known.
+    """
+    _check_model(config.model)
+    at_least = {
+        "data.batch_size": 1, "data.threads": 1, "data.prefetch": 1, "data.cache_mb": 0,
+        "train.steps": 1, "train.log_every": 1, "train.checkpoint_every": 1,
+        "train.keep_checkpoints": 1, "optimizer.warmup_steps": 0, "optimizer.weight_decay": 0,
+        "optimizer.grad_clip": 0, "mesh.fsdp": 1, "eval.batch_size": 1,
+    }  # fmt: skip
+    for path, low in at_least.items():
+        section, name = path.split(".")
+        value = getattr(getattr(config, section), name)
+        _require(value >= low, path, value, f"must be at least {low}")
+    _require(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", config.mesh.data,
+             "must be -1 (all that fsdp leaves) or at least 1")  # fmt: skip
+    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate",
+             config.optimizer.learning_rate, "must be above 0")  # fmt: skip
+    _require(config.optimizer.warmup_steps < config.train.steps, "optimizer.warmup_steps",
+             config.optimizer.warmup_steps, f"must be below train.steps={config.train.steps}")  # fmt: skip
+    _require(0 < config.data.crop_min_area <= 1, "data.crop_min_area", config.data.crop_min_area,
+             "must be in (0, 1]")  # fmt: skip
+    _require(config.image.resize in ("bicubic", "bilinear"), "image.resize", config.image.resize,
+             "must be 'bicubic' or 'bilinear'")  # fmt: skip
+    _require("{}" in config.eval.template, "eval.template", config.eval.template,
+             "must contain {} for the class name")  # fmt: skip
+    return config
+
+
+def _require(ok: bool, path: str, value: Any, rule: str) -> None:
+    if not ok:
+        raise UserError(f"config.{path}={value!r}: {rule}")
+
+
+def _check_model(model: Model) -> None:
+    image, text = model.image, model.text
+    for name, tower in (("image", image), ("text", text)):
+        _require(tower.width % tower.heads == 0, f"model.{name}.width", tower.width,
+                 f"must be a multiple of heads={tower.heads}")  # fmt: skip
+        for field in dataclasses.fields(tower):
+            value = getattr(tower, field.name)
+            _require(value >= (field.name != "out_dim"), f"model.{name}.{field.name}", value,
+                     "must be positive")  # fmt: skip
+    _require(image.image_size >= image.patch_size, "model.image.image_size", image.image_size,
+             f"must be at least patch_size={image.patch_size}")  # fmt: skip
+    text_dim = text.out_dim or text.width
+    _require(text_dim == image.width, "model.text.out_dim", text.out_dim,
+             f"text embeddings have {text_dim} dimensions, image embeddings {image.width}; "
+             f"set out_dim={image.width}")  # fmt: skip
+    _require(model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype,
+             "must be 'float32' or 'bfloat16'")  # fmt: skip
+    _require(model.temperature_init > 0, "model.temperature_init", model.temperature_init,
+             "must be above 0")  # fmt: skip
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`["train.steps: 100 -> 200", ...]` for every field in which two configs differ."""
+    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    return [f"{k}: {before[k]!r} -> {after[k]!r}" for k in before if before[k] != after[k]]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,56 @@
+"""The image tower: a vision transformer pooled by attention (Zhai et al., 2022, "MAP head")."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from siglip import config as cfg
+from siglip.model import layers
+
+
+class MapHead(nnx.Module):
+    """Multi-head attention pooling: a learned probe attends to the tokens, `(n, l, d) -> (n, d)`.
+
+    As released, there is no residual around the attention and no LayerNorm before it.
+    """
+
+    def __init__(self, width: int, mlp_dim: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        self.probe = layers.param(layers.xavier_uniform, (1, 1, width), rngs)
+        self.attention = layers.Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm = layers.LayerNorm(width, rngs=rngs)
+        self.mlp = layers.Mlp(width, mlp_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
+        x = self.attention(probe, x)
+        return (x + self.mlp(self.norm(x)))[:, 0]
+
+
+class ImageTower(nnx.Module):
+    """Pixels `(n, size, size, 3)` in [-1, 1] -> embeddings `(n, width)`, not normalised."""
+
+    def __init__(self, c: cfg.ImageTower, *, dtype, remat: bool, rngs: nnx.Rngs):
+        self.patch_size, self.image_size = c.patch_size, c.image_size
+        self.grid = c.image_size // c.patch_size
+        # The patch convolution as a matrix product over flattened (row, column, channel) patches.
+        self.embedding = layers.Dense(c.patch_size**2 * 3, c.width, dtype=dtype, rngs=rngs)
+        self.pos_embedding = layers.param(
+            nnx.initializers.normal(stddev=c.width**-0.5), (1, self.grid**2, c.width), rngs
+        )
+        sizes = dict(width=c.width, mlp_dim=c.mlp_dim, heads=c.heads, dtype=dtype, rngs=rngs)
+        self.encoder = layers.Encoder(depth=c.depth, remat=remat, **sizes)
+        # The pooling sees float32 tokens and runs in float32, as in big_vision.
+        self.head = MapHead(**{**sizes, "dtype": jnp.float32})
+
+    def patchify(self, pixels: jax.Array) -> jax.Array:
+        """`(n, size, size, 3) -> (n, grid * grid, patch * patch * 3)`, dropping a partial patch."""
+        n, g, p = pixels.shape[0], self.grid, self.patch_size
+        x = pixels[:, : g * p, : g * p].reshape(n, g, p, g, p, 3)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, g * g, p * p * 3)
+
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        expected = (self.image_size, self.image_size, 3)
+        if pixels.shape[1:] != expected:
+            raise ValueError(f"pixels have shape {pixels.shape}, expected (n, {expected})")
+        x = self.embedding(self.patchify(pixels))
+        return self.head(self.encoder(x + self.pos_embedding[...].astype(x.dtype)))

@@ -1,0 +1,99 @@
+"""Checkpoints of a run: parameters, optimizer state, position in the data and configuration.
+
+The only file that knows Orbax. A workdir holds `checkpoints/<step>/`, each written in the
+background and visible only when complete, and `tokenizer.model`, so that a workdir can be moved
+and used without the files it was trained from.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+from siglip import config as cfg
+from siglip.model import siglip
+from siglip.training.state import TrainState
+
+TOKENIZER = "tokenizer.model"
+# Fields that may differ when a run is resumed: they do not change what is computed.
+FREE_FIELDS = (
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "data.threads", "data.prefetch", "data.cache_mb", "mesh.", "eval.",
+)  # fmt: skip
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      workdir: must exist when reading.
+      keep: how many of the latest to keep, for a run that writes; 0 to read only.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, keep: int = 0):
+        directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        if not keep and not directory.is_dir():
+            raise cfg.UserError(
+                f"{workdir}: no checkpoints in this folder; give the workdir of a training run"
+            )
+        policies = ocp.training.preservation_policies
+        self._orbax = ocp.training.Checkpointer(
+            directory,
+            # The training loop decides when to save.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.LatestN(keep) if keep else policies.PreserveAll(),
+            cleanup_tmp_directories=bool(keep),
+        )
+        self.step = self._orbax.latest.step if self._orbax.latest else None
+        if not keep and self.step is None:
+            raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
+
+    def save(self, state: TrainState, step: int, config: cfg.Config, data_state: dict) -> None:
+        """Copy the state off the devices, then write it in the background."""
+        self._orbax.save_checkpointables_async(
+            step,
+            _checkpointables(state),
+            # The data iterator's state is the same small dictionary on every host.
+            custom_metadata={"config": cfg.to_dict(config), "data": data_state},
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict]:
+        """The latest state, laid out like `abstract`, and the state of the data iterator."""
+        tree = self._orbax.load_checkpointables(self.step, _checkpointables(abstract))
+        optimizer = tree["optimizer"]
+        state = TrainState(optimizer["step"], tree["params"], optimizer["state"])
+        return state, self._metadata()["data"]
+
+    def restore_params(self, abstract: siglip.Params) -> siglip.Params:
+        """The latest parameters alone, laid out like `abstract`."""
+        return self._orbax.load_checkpointables(self.step, {"params": abstract})["params"]
+
+    def config(self) -> cfg.Config:
+        """The configuration saved with the latest checkpoint."""
+        return cfg.from_dict(self._metadata()["config"])
+
+    def check_config(self, config: cfg.Config, workdir: str) -> None:
+        """Refuse to continue a run under a configuration that would change its results."""
+        changes = [
+            change
+            for change in cfg.differences(self.config(), config)
+            if not change.startswith(FREE_FIELDS)
+        ]
+        if changes:
+            raise cfg.UserError(
+                f"{workdir}: holds a checkpoint of another configuration ({'; '.join(changes)}); "
+                "use a new --workdir or the values it was started with"
+            )
+
+    def _metadata(self) -> dict[str, Any]:
+        return self._orbax.checkpointables_metadata(self.step).custom_metadata
+
+    def close(self) -> None:
+        """Wait until everything saved is on disk."""
+        self._orbax.close()
+
+
+def _checkpointables(state: TrainState) -> dict[str, Any]:
+    # Apart, so that inference reads the parameters alone.
+    return {"params": state.params, "optimizer": {"step": state.step, "state": state.opt_state}}
