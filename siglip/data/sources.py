@@ -102,15 +102,16 @@ class TarSource:
 
 def _parse_text(data: bytes, is_json: bool, where: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     try:
-        if not is_json:
-            meta = {"caption": data.decode().strip()}
-        else:
-            meta = json.loads(data)
+        meta = json.loads(data) if is_json else {"caption": data.decode().strip()}
     except ValueError as error:
         raise UserError(f"{where}: its text cannot be read ({error}); repair the shard") from None
+    if not isinstance(meta, dict):
+        raise UserError(f"{where}: its JSON is not an object with captions; repair the shard")
     captions = meta.get("captions", meta.get("caption", ()))
     captions = (captions,) if isinstance(captions, str) else tuple(captions)
-    captions = tuple(c for c in captions if c.strip())
+    if not all(isinstance(caption, str) for caption in captions):
+        raise UserError(f"{where}: a caption is not text; repair the shard")
+    captions = tuple(caption for caption in captions if caption.strip())
     if not captions:
         raise UserError(f"{where}: has no caption; remove the sample or give it one")
     return captions, meta

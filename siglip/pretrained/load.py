@@ -6,32 +6,27 @@ import pathlib
 
 import jax
 
-from siglip import config as cfg
 from siglip import inference
+from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.data.text import Tokenizer
 from siglip.model import siglip
-from siglip.training.checkpoint import TOKENIZER, Checkpoints
 
 
 def load(workdir: str | os.PathLike) -> inference.Model:
     """The model of the latest checkpoint in a workdir that `train.py` wrote."""
-    checkpoints = Checkpoints(workdir)
+    return load_latest(Checkpoints(workdir), workdir)
+
+
+def load_latest(checkpoints: Checkpoints, workdir: str | os.PathLike) -> inference.Model:
     config = checkpoints.config()
-    return from_checkpoint(checkpoints, config, workdir)
-
-
-def from_checkpoint(
-    checkpoints: Checkpoints, config: cfg.Config, workdir: str | os.PathLike
-) -> inference.Model:
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
         jax.eval_shape(lambda: siglip.init(config.model)),
     )
-    path = pathlib.Path(workdir) / TOKENIZER
-    text = dataclasses.replace(config.text, tokenizer=str(path))
+    text = dataclasses.replace(config.text, tokenizer=str(pathlib.Path(workdir) / TOKENIZER))
     return inference.Model(
-        params=checkpoints.restore_params(abstract),
+        params=checkpoints.restore({"params": abstract})["params"],
         config=config.model,
         image=config.image,
         tokenizer=Tokenizer(text, config.model.text.length),

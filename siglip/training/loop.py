@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import jax
 
 from siglip import config as cfg
+from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.data.pipeline import train_batches
 from siglip.data.text import Tokenizer, check_vocabulary
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.training import optimizer, state
-from siglip.training.checkpoint import TOKENIZER, Checkpoints
-from siglip.training.metrics import MetricsWriter, Progress
+from siglip.metrics import MetricsWriter, Progress
 from siglip.training.step import Metrics, make_train_step
 
 
@@ -63,8 +63,9 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
         done = checkpoints.step or 0
         if done:
             checkpoints.check_config(config, str(workdir))
-            train_state, data_state = checkpoints.restore(state.abstract(config, tx, mesh))
-            batches.set_state(data_state)
+            abstract = state.abstract(config, tx, mesh)
+            train_state = state.TrainState.from_items(checkpoints.restore(abstract.to_items()))
+            batches.set_state(checkpoints.data_state())
         else:
             train_state = state.create(config, tx, mesh)
         if jax.process_index() == 0:
@@ -107,7 +108,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
                     reporter.read(done, values)  # a state that is not finite is never saved
                 previous = None
                 with watch("checkpoints"):
-                    checkpoints.save(train_state, done, config, data_state)
+                    checkpoints.save(done, train_state.to_items(), config, data_state)
         with watch("checkpoints"):
             checkpoints.close()
     print(f"time: {watch}", flush=True)

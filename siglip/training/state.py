@@ -20,6 +20,14 @@ class TrainState:
     params: siglip.Params
     opt_state: Any
 
+    def to_items(self) -> dict[str, Any]:
+        """The parts as a checkpoint names them; parameters apart, for those who need no more."""
+        return {"params": self.params, "optimizer": {"step": self.step, "state": self.opt_state}}
+
+    @classmethod
+    def from_items(cls, items: dict[str, Any]) -> "TrainState":
+        return cls(items["optimizer"]["step"], items["params"], items["optimizer"]["state"])
+
 
 def init(c: cfg.Config, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; the same on any number of devices."""

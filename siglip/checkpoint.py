@@ -1,4 +1,4 @@
-"""Checkpoints of a run: parameters, optimizer state, position in the data and configuration.
+"""Checkpoints of a run: arrays, position in the data and configuration, saved as one.
 
 The only file that knows Orbax. A workdir holds `checkpoints/<step>/`, each written in the
 background and visible only when complete, and `tokenizer.model`, so that a workdir can be moved
@@ -12,8 +12,8 @@ from typing import Any
 from orbax.checkpoint import v1 as ocp
 
 from siglip import config as cfg
-from siglip.model import siglip
-from siglip.training.state import TrainState
+
+Items = dict[str, Any]  # name -> tree of arrays (or of shapes with shardings, to restore)
 
 TOKENIZER = "tokenizer.model"
 # Fields that may differ when a run is resumed: they do not change what is computed.
@@ -49,25 +49,21 @@ class Checkpoints:
         if not keep and self.step is None:
             raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
 
-    def save(self, state: TrainState, step: int, config: cfg.Config, data_state: dict) -> None:
-        """Copy the state off the devices, then write it in the background."""
+    def save(self, step: int, items: Items, config: cfg.Config, data_state: dict) -> None:
+        """Copy the arrays off the devices, then write them in the background.
+
+        `data_state` is the data iterator's: a small dictionary, the same on every host.
+        """
         self._orbax.save_checkpointables_async(
-            step,
-            _checkpointables(state),
-            # The data iterator's state is the same small dictionary on every host.
-            custom_metadata={"config": cfg.to_dict(config), "data": data_state},
+            step, items, custom_metadata={"config": cfg.to_dict(config), "data": data_state}
         )
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict]:
-        """The latest state, laid out like `abstract`, and the state of the data iterator."""
-        tree = self._orbax.load_checkpointables(self.step, _checkpointables(abstract))
-        optimizer = tree["optimizer"]
-        state = TrainState(optimizer["step"], tree["params"], optimizer["state"])
-        return state, self._metadata()["data"]
+    def restore(self, abstract: Items | None = None) -> Items:
+        """The latest items: those that `abstract` names, laid out like it; all by default."""
+        return self._orbax.load_checkpointables(self.step, abstract)
 
-    def restore_params(self, abstract: siglip.Params) -> siglip.Params:
-        """The latest parameters alone, laid out like `abstract`."""
-        return self._orbax.load_checkpointables(self.step, {"params": abstract})["params"]
+    def data_state(self) -> dict[str, Any]:
+        return self._metadata()["data"]
 
     def config(self) -> cfg.Config:
         """The configuration saved with the latest checkpoint."""
@@ -92,8 +88,3 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until everything saved is on disk."""
         self._orbax.close()
-
-
-def _checkpointables(state: TrainState) -> dict[str, Any]:
-    # Apart, so that inference reads the parameters alone.
-    return {"params": state.params, "optimizer": {"step": state.step, "state": state.opt_state}}

@@ -1,0 +1,51 @@
+# Everything runs in .venv, which is made on first use from `python3` (or PYTHON=...) 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+WORKDIR ?= runs/quickstart
+
+.PHONY: help quickstart test lint format parity bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+# Stamps: a target installs again only when the requirements change.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.txt into $(VENV) (a few minutes, once)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@echo "installing requirements-dev.txt into $(VENV)"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 CPU cores
+	$(BIN)/python train.py --config configs/quickstart.py --workdir $(WORKDIR)
+	$(BIN)/python eval.py --workdir $(WORKDIR)
+
+test: $(VENV)/.installed-dev  ## the tests: minutes, no network
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev  ## ruff and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## rewrite the files as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+parity: $(VENV)/.installed-dev  ## compare with peer implementations
+	$(BIN)/python -m pytest -m parity
+
+bench: $(VENV)/.installed  ## time the training step and the loss on this machine
+	$(BIN)/python benchmarks/step.py
+
+clean:  ## remove runs and caches, keep .venv
+	rm -rf runs build dist .pytest_cache .ruff_cache .import_linter_cache

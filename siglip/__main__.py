@@ -1,0 +1,3 @@
+from siglip.cli import main
+
+main()

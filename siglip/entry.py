@@ -1,0 +1,58 @@
+"""How a command starts and how it fails: one clear line for a user's mistake, exit code 2."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from siglip.config import Config, UserError, from_dict, validate
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn a `UserError` into one line on stderr and exit code 2, an interrupt into 130."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse absl flags, then call `main`."""
+    from absl import app, flags, logging
+
+    flags.FLAGS.set_default("verbosity", logging.WARNING)  # libraries report every detail
+
+    def parse(argv: list[str]) -> list[str]:
+        with user_errors():
+            try:
+                rest = flags.FLAGS(argv)
+            except flags.Error as error:
+                raise UserError(_one_line(error)) from None
+            except (KeyError, AttributeError) as error:
+                raise UserError(f"unknown field in a --config override: {_one_line(error)}") from None
+            if rest[1:]:
+                raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+        return rest
+
+    def guarded_main(_: list[str]) -> None:
+        with user_errors():
+            main()
+
+    app.run(guarded_main, flags_parser=parse)
+
+
+def read_config(flag) -> Config:
+    """The value of a `--config` flag as a valid `Config`."""
+    try:
+        values = flag.value.to_dict()
+    except OSError as error:
+        raise UserError(f"--config: {_one_line(error)}; give the path of a recipe") from None
+    return validate(from_dict(values))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).replace('"', "").split())

@@ -1,0 +1,75 @@
+"""The evaluation of a training run, from its workdir to the report."""
+
+import os
+import pathlib
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from siglip import config as cfg
+from siglip.checkpoint import Checkpoints
+from siglip.data.sources import TarSource
+from siglip.evaluation import report, zeroshot
+from siglip.pretrained.load import load_latest
+from siglip.metrics import JSONL, read_lines
+
+
+def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = None) -> dict:
+    """Zero-shot classification by the latest checkpoint; writes the report into the workdir.
+
+    Returns what `report.json` holds. `override` replaces the checkpoint's `eval` section.
+    """
+    start = time.monotonic()
+    checkpoints = Checkpoints(workdir)
+    config = checkpoints.config()
+    evaluation = (override or config).eval
+    source = TarSource(evaluation.data)
+    model = load_latest(checkpoints, workdir)
+    result = zeroshot.evaluate(model, source, evaluation)
+    scored = time.monotonic()
+    pixel_nn = zeroshot.pixel_nearest_neighbour(
+        TarSource(config.data.train), source, evaluation.label,
+        config.model.image.image_size, config.image,
+    )  # fmt: skip
+    compared = time.monotonic()
+
+    folder = pathlib.Path(workdir)
+    paths = {name: folder / name for name in ("report.json", "predictions.png", "loss.png")}
+    report.contact_sheet(paths["predictions.png"], result, zeroshot.Pictures(source))
+    report.loss_curve(paths["loss.png"], read_lines(folder / JSONL))
+    numbers = {
+        "top1": result.topk(1),
+        "top5": result.topk(5),
+        "classes": len(result.names),
+        "chance": 1 / len(result.names),
+        "pixel_nn_top1": pixel_nn,
+        "examples": len(result.labels),
+        "seconds": round(scored - start, 2),
+        "step": checkpoints.step,
+        "data": evaluation.data,
+        "template": evaluation.template,
+    }
+    report.write_json(paths["report.json"], numbers)
+    _print(numbers, paths)
+    print(
+        f"time: scoring {scored - start:.1f} s, pixel nearest neighbour "
+        f"{compared - scored:.1f} s, pictures {time.monotonic() - compared:.1f} s"
+    )
+    return numbers
+
+
+def _print(numbers: dict, paths: dict[str, pathlib.Path]) -> None:
+    table = Table(title=f"zero-shot, {numbers['examples']} pictures, {numbers['classes']} names")
+    table.add_column("what")
+    table.add_column("share right", justify="right")
+    for name, value in (
+        ("top-1", numbers["top1"]),
+        ("top-5", numbers["top5"]),
+        ("top-1 of pixel nearest neighbour", numbers["pixel_nn_top1"]),
+        ("top-1 by chance", numbers["chance"]),
+    ):
+        table.add_row(name, f"{value:.2%}")
+    Console().print(table)
+    for path in paths.values():
+        print(path)

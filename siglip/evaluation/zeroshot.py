@@ -1,0 +1,94 @@
+"""Zero-shot classification: which class name fits a picture best."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from siglip import config as cfg
+from siglip.data import images
+from siglip.data.sources import TarSource
+from siglip.inference import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """n labelled pictures scored against m class names."""
+
+    names: list[str]
+    labels: np.ndarray  # (n,) index into names
+    logits: np.ndarray  # (n, m) float32
+    seconds: float
+
+    def topk(self, k: int) -> float:
+        """The share of pictures whose class is among the k highest logits; ties count against."""
+        own = np.take_along_axis(self.logits, self.labels[:, None], axis=1)
+        return float(np.mean(np.sum(self.logits >= own, axis=1) <= k))
+
+    def best(self, k: int) -> np.ndarray:
+        """`(n, k)` indices of the highest logits, best first."""
+        return np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
+
+
+def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
+    """The distinct values of a JSON field, in order of appearance, and each sample's index."""
+    index: dict[str, int] = {}
+    labels = []
+    for i in range(len(source)):
+        sample = source[i]
+        if not isinstance(sample.meta.get(label), str):
+            raise cfg.UserError(
+                f"{sample.key}: its JSON has no text field {label!r}; set config.eval.label to one "
+                f"of {', '.join(sample.meta)}"
+            )
+        labels.append(index.setdefault(sample.meta[label], len(index)))
+    return list(index), np.array(labels)
+
+
+def evaluate(model: Model, source: TarSource, c: cfg.Evaluation) -> Result:
+    """Score every picture of a labelled source against all its class names."""
+    start = time.monotonic()
+    names, labels = class_names(source, c.label)
+    zimg = model.encode_image(Pictures(source))
+    ztxt = model.encode_text([c.template.format(name) for name in names])
+    return Result(names, labels, model.logits(zimg, ztxt), time.monotonic() - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The pictures of a source as a sequence that decodes on access."""
+
+    source: TarSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        sample = self.source[index]
+        return images.decode(sample.image, sample.key)
+
+
+def pixel_nearest_neighbour(
+    train: TarSource, test: TarSource, label: str, size: int, image: cfg.Image
+) -> float:
+    """Top-1 of copying the label of the training picture with the nearest pixels (L2).
+
+    What a model scores that only compares colours in place: the number to pass.
+    """
+
+    def pixels(source: TarSource) -> np.ndarray:
+        return np.stack(
+            [images.resize(p, size, image).reshape(-1).astype(np.float32) for p in Pictures(source)]
+        )
+
+    names = {
+        source: np.array([source[i].meta.get(label, "") for i in range(len(source))])
+        for source in (train, test)
+    }
+    train_x, test_x = pixels(train), pixels(test)
+    # |a - b|^2 without |a|^2, which is the same for all candidates of a.
+    distances = np.sum(train_x**2, axis=1) - 2 * test_x @ train_x.T
+    return float(np.mean(names[train][distances.argmin(axis=1)] == names[test]))

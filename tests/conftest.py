@@ -1,0 +1,52 @@
+"""Eight fake devices for every test, strict ranks, and a small run on real emoji."""
+
+import dataclasses
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from siglip import config as cfg
+
+ROOT = pathlib.Path(__file__).parent.parent
+EMOJI = ROOT / "examples/emoji"
+
+
+@pytest.fixture
+def tiny_model() -> cfg.Model:
+    """Both towers with odd sizes: 30 pixels of which 28 fill patches, unlike widths and depths."""
+    return cfg.Model(
+        image=cfg.ImageTower(
+            width=24, depth=2, mlp_dim=40, heads=3, patch_size=7, image_size=30
+        ),
+        text=cfg.TextTower(
+            width=16, depth=1, mlp_dim=24, heads=2, vocab_size=2000, length=6, out_dim=24
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_config(tiny_model) -> cfg.Config:
+    """A run of ten steps on emoji."""
+    return cfg.validate(
+        cfg.Config(
+            model=tiny_model,
+            text=cfg.Text(tokenizer=str(EMOJI / "sentencepiece.model")),
+            data=cfg.Data(train=str(EMOJI / "train-00000.tar"), batch_size=16, threads=2),
+            optimizer=cfg.Optimizer(learning_rate=3e-3, warmup_steps=2),
+            train=cfg.Train(steps=10, log_every=1, checkpoint_every=4),
+            eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar")),
+        )
+    )
+
+
+def one_device(config: cfg.Config) -> cfg.Config:
+    """On a machine of eight devices, tests that need one say so by the mesh they build."""
+    return dataclasses.replace(config, mesh=cfg.Mesh(data=1))

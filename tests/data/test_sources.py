@@ -1,0 +1,146 @@
+"""Tar shards: random access, captions in every form, and every way they can be broken."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siglip.config import UserError
+from siglip.data.sources import TarSource, expand
+from tests.conftest import EMOJI
+
+
+def picture_bytes(color="red", size=(8, 6), form="png"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return write_tar(
+        tmp_path / "a.tar",
+        [
+            ("x/one.png", picture_bytes()),
+            ("x/one.json", json.dumps({"captions": ["first", " ", "second"], "id": 7}).encode()),
+            ("two.jpg", picture_bytes(form="jpeg")),
+            ("two.txt", "naïve café\n".encode()),
+            ("three.webp", picture_bytes(form="webp")),
+            ("three.json", b'{"caption": "only"}'),
+            ("lonely.png", picture_bytes()),  # no text: not a sample
+            ("readme.md", b"not a sample"),
+        ],
+    )
+
+
+def test_samples_and_captions(shard):
+    source = TarSource(shard)
+    assert [source[i].key for i in range(len(source))] == ["x/one", "two", "three"]
+    assert source[0].captions == ("first", "second") and source[0].meta["id"] == 7
+    assert source[1].captions == ("naïve café",)
+    assert source[2].captions == ("only",)
+    assert Image.open(io.BytesIO(source[0].image)).size == (8, 6)
+
+
+def test_index_beside_the_shard_is_used_and_renewed(shard):
+    TarSource(shard)
+    index = shard + ".index.npz"
+    saved = dict(np.load(index))
+    os.utime(index, (1, 1))
+    TarSource(shard)
+    assert os.stat(index).st_mtime == 1, "a valid index was written again"
+    saved["keys"] = np.array(["stale"] * 3)
+    np.savez(index, **saved)
+    assert TarSource(shard)[0].key == "stale"  # trusted while the shard is unchanged
+    os.utime(shard, (1, 1))
+    assert TarSource(shard)[0].key == "x/one"
+    with open(index, "wb") as file:
+        file.write(b"half-written")
+    assert TarSource(shard)[0].key == "x/one"
+
+
+def test_read_only_folders_are_fine(shard, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert len(TarSource(shard)) == 3
+    assert os.listdir(os.path.dirname(shard)) == ["a.tar"]
+
+
+def test_several_shards_and_patterns(tmp_path):
+    for i in range(3):
+        write_tar(
+            tmp_path / f"s-{i:03d}.tar",
+            [(f"k{i}.png", picture_bytes()), (f"k{i}.txt", b"x")] if i else [],
+        )
+    braces = str(tmp_path / "s-{000..002}.tar")
+    assert expand(braces) == expand(str(tmp_path / "s-*.tar"))
+    source = TarSource(braces)  # the first shard is empty
+    assert [source[i].key for i in range(2)] == ["k1", "k2"]
+
+
+def test_survives_pickling(shard):
+    source = TarSource(shard)
+    assert source[1].key == "two"  # a file is open
+    assert pickle.loads(pickle.dumps(source))[1] == source[1]
+
+
+def test_emoji_are_what_the_readme_says():
+    train = TarSource(str(EMOJI / "train-{00000..00003}.tar"))
+    heldout = TarSource(str(EMOJI / "heldout-00000.tar"))
+    names = {heldout[i].meta["name"] for i in range(len(heldout))}
+    assert len(names) == len(heldout) >= 1000
+    assert len(train) == 4 * len(heldout)
+    assert {train[i].meta["name"] for i in range(len(train))} == names
+    vendors = {train[i].meta["vendor"] for i in range(len(train))}
+    assert "twitter" not in vendors and len(vendors) == 4
+
+
+@pytest.mark.parametrize(
+    "members,message",
+    [
+        ([], "no samples"),
+        ([("a.png", b"x")], "no samples"),
+        ([("a.png", b"x"), ("a.json", b"{]")], "a: its text cannot be read .* repair"),
+        ([("a.png", b"x"), ("a.txt", b"\xff\xfe\x00")], "a: its text cannot be read"),
+        ([("a.png", b"x"), ("a.json", b'{"captions": []}')], "a: has no caption; remove"),
+        ([("a.png", b"x"), ("a.txt", b" \n")], "a: has no caption"),
+        ([("a.png", b"x"), ("a.json", b"[1, 2]")], "a: its JSON is not an object"),
+        ([("a.png", b"x"), ("a.json", b'{"captions": [3]}')], "a: a caption is not text"),
+    ],
+)
+def test_broken_shards_are_told_in_one_line(tmp_path, members, message):
+    path = write_tar(tmp_path / "bad.tar", members)
+    with pytest.raises(UserError, match=message) as error:
+        TarSource(path)[0]
+    assert "\n" not in str(error.value) and "bad.tar" in str(error.value)
+
+
+def test_missing_and_truncated_shards(tmp_path, shard):
+    with pytest.raises(UserError, match=r"nope-01\.tar: no such shard; check"):
+        expand(str(tmp_path / "nope-{01..02}.tar"))
+    with pytest.raises(UserError, match="no file matches"):
+        expand(str(tmp_path / "nope-*.tar"))
+    with pytest.raises(UserError, match=r"set config\.data\.train"):
+        expand("")
+    data = open(shard, "rb").read()
+    for cut in (700, 100):
+        cut_path = tmp_path / f"cut{cut}.tar"
+        cut_path.write_bytes(data[:cut])
+        with pytest.raises(UserError, match=rf"cut{cut}\.tar: not a whole tar file .* fetch it"):
+            TarSource(str(cut_path))

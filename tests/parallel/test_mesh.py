@@ -1,0 +1,36 @@
+import jax
+import numpy as np
+import pytest
+
+from siglip import config as cfg
+from siglip.parallel import mesh as meshes
+
+
+@pytest.mark.parametrize("data,fsdp,shape", [(-1, 1, (8, 1)), (-1, 2, (4, 2)), (2, 4, (2, 4))])
+def test_mesh_takes_all_devices(data, fsdp, shape):
+    mesh = meshes.make_mesh(cfg.Mesh(data, fsdp))
+    assert mesh.devices.shape == shape and mesh.axis_names == ("data", "fsdp")
+
+
+@pytest.mark.parametrize("data,fsdp", [(-1, 3), (3, 2), (16, 1)])
+def test_mesh_that_does_not_fit_is_refused(data, fsdp):
+    with pytest.raises(cfg.UserError, match="does not make 8 devices; use data=-1"):
+        meshes.make_mesh(cfg.Mesh(data, fsdp))
+
+
+def test_batch_that_the_devices_do_not_divide():
+    mesh = meshes.make_mesh(cfg.Mesh())
+    meshes.check_batch(16, mesh, "data.batch_size")
+    with pytest.raises(cfg.UserError, match=r"data\.batch_size=20: 8 devices .* use 16 or 24"):
+        meshes.check_batch(20, mesh, "data.batch_size")
+    with pytest.raises(cfg.UserError, match="use 8$"):
+        meshes.check_batch(3, mesh, "data.batch_size")
+
+
+def test_put_batch_spreads_rows_over_all_devices():
+    mesh = meshes.make_mesh(cfg.Mesh(-1, 2))
+    rows = np.arange(16 * 3).reshape(16, 3)
+    array = meshes.put_batch({"x": rows}, mesh)["x"]
+    np.testing.assert_array_equal(array, rows)
+    assert {s.data.shape for s in array.addressable_shards} == {(2, 3)}
+    assert len(array.sharding.device_set) == len(jax.devices())

@@ -1,0 +1,144 @@
+"""The commands as a user types them: output, and one clear line for each mistake."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from siglip import cli
+from siglip import config as cfg
+from siglip.training import loop
+from tests.conftest import EMOJI, ROOT
+from tests.data.test_sources import picture_bytes
+
+QUICKSTART = ["train.py", "--config", "configs/quickstart.py", "--workdir"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    model = cfg.Model(
+        cfg.ImageTower(16, 1, 16, 2, 8, 16), cfg.TextTower(16, 1, 16, 2, 2000, 4, 16)
+    )
+    config = cfg.Config(
+        model,
+        text=cfg.Text(str(EMOJI / "sentencepiece.model")),
+        data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
+        train=cfg.Train(steps=1),
+    )
+    path = tmp_path_factory.mktemp("run")
+    loop.train(config, path)
+    return str(path)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(picture_bytes())
+    return str(path)
+
+
+def fails(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(argv))
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_classify_prints_a_table(workdir, picture, capsys):
+    cli.main(["classify", picture, "--labels", "a cat, a dog", "--checkpoint", workdir])
+    out = capsys.readouterr().out
+    assert "a cat" in out and "a dog" in out and out.count("%") == 2
+
+
+def test_classify_json(workdir, picture, capsys):
+    cli.main(["classify", picture, picture, "--labels", "a cat,a dog,", "--checkpoint", workdir,
+              "--json"])  # fmt: skip
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [picture, picture]
+    assert list(lines[0]["probabilities"]) == ["a cat", "a dog"]
+    assert all(0 < p < 1 for p in lines[0]["probabilities"].values())
+
+
+def test_mistakes_of_classify(workdir, picture, tmp_path, capsys):
+    labels = ["--labels", "a cat"]
+    checkpoint = ["--checkpoint", workdir]
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image")
+    error = fails(capsys, "classify", str(text), *labels, *checkpoint)
+    assert error.startswith(f"error: {text}: not a readable image") and "replace" in error
+    error = fails(capsys, "classify", str(tmp_path / "gone.png"), *labels, *checkpoint)
+    assert "gone.png: No such file or directory; check the path" in error
+    error = fails(capsys, "classify", str(tmp_path), *labels, *checkpoint)
+    assert "Is a directory; check the path" in error
+    assert "no labels given" in fails(capsys, "classify", picture, "--labels", " , ", *checkpoint)
+    error = fails(capsys, "classify", picture, *labels, "--checkpoint", str(tmp_path))
+    assert "no checkpoints in this folder" in error
+    error = fails(capsys, "classify", picture, *labels, *checkpoint, "--template", "a photo")
+    assert "must contain {}" in error
+
+
+def python(*args):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["--config.trian.steps=3"], "unknown field in a --config override: 'trian'"),
+        (["--config.train.step=3"], "Did you mean steps instead of step?"),
+        (["--config.train.steps=abc"], "flag --config.train.steps=abc: invalid literal for int"),
+        (["--config.train.steps=0"], "config.train.steps=0: must be at least 1"),
+        (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
+        (["--config=configs/gone.py"], "configs/gone.py; give the path of a recipe"),
+        (["oops"], "unexpected argument 'oops'"),
+        (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),
+    ],
+)
+def test_mistakes_of_train(tmp_path, args, message):
+    done = python(*QUICKSTART, str(tmp_path / "run"), *args)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_and_eval_are_commands(tmp_path):
+    small = ["--config.train.steps=2", "--config.optimizer.warmup_steps=1"]
+    done = python(*QUICKSTART, str(tmp_path / "run"), *small)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "a run in order says nothing on stderr"
+    done = python("eval.py", "--workdir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "zero-shot, 1151 pictures, 1151 names" in done.stdout
+    done = python("eval.py", "--workdir", str(tmp_path / "gone"))
+    assert done.returncode == 2 and "no checkpoints in this folder" in done.stderr
+
+
+def test_module_and_console_script_are_one():
+    assert python("-m", "siglip", "--help").stdout == python(
+        "-c", "from siglip.cli import main; main(['--help'])"
+    ).stdout  # fmt: skip
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys; from siglip import cli\n" + (
+        "try: cli.main(['classify', '--help'])\nexcept SystemExit: print('jax' in sys.modules)"
+    )
+    assert python("-c", code).stdout.endswith("False\n")
+
+
+def test_lazy_names():
+    import siglip
+
+    assert siglip.load.__module__ == "siglip.pretrained.load"
+    assert dataclasses.is_dataclass(siglip.Model)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = siglip.lod

@@ -1,0 +1,81 @@
+"""Configurations: every mistake is one line that names the field and the remedy."""
+
+import dataclasses
+
+import pytest
+
+from siglip import config as cfg
+
+
+def edit(config, path, value):
+    """The config as nested dictionaries, with one field changed."""
+    values = cfg.to_dict(config)
+    *sections, name = path.split(".")
+    target = values
+    for section in sections:
+        target = target[section]
+    target[name] = value
+    return values
+
+
+def test_round_trip(tiny_config):
+    assert cfg.from_dict(cfg.to_dict(tiny_config)) == tiny_config
+
+
+@pytest.mark.parametrize(
+    "path,value,message",
+    [
+        ("trian", {}, r"config\.trian: unknown field; did you mean 'train'\?"),
+        ("optimizer.learning_rte", 1.0, r"optimizer\.learning_rte: .* 'learning_rate'"),
+        ("train.steps", "many", r"config\.train\.steps: 'many' is not a int"),
+        ("train.steps", 1.5, r"1\.5 is not a int"),
+        ("data.flip", 1, "1 is not a bool"),
+        ("model.image", 3, "3 is not a section"),
+    ],
+)
+def test_what_from_dict_refuses(tiny_config, path, value, message):
+    with pytest.raises(cfg.UserError, match=message):
+        cfg.from_dict(edit(tiny_config, path, value))
+
+
+def test_missing_fields_are_named(tiny_config):
+    values = cfg.to_dict(tiny_config)
+    del values["model"]["image"]["width"]
+    with pytest.raises(cfg.UserError, match=r"config\.model\.image\.width: missing; it is a int"):
+        cfg.from_dict(values)
+
+
+def test_integers_serve_as_floats(tiny_config):
+    config = cfg.from_dict(edit(tiny_config, "optimizer.learning_rate", 1))
+    assert isinstance(config.optimizer.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    "path,value,message",
+    [
+        ("data.batch_size", 0, r"config\.data\.batch_size=0: must be at least 1"),
+        ("train.steps", 0, "must be at least 1"),
+        ("optimizer.warmup_steps", 10, r"must be below train\.steps=10"),
+        ("optimizer.learning_rate", 0.0, "must be above 0"),
+        ("data.crop_min_area", 0.0, r"must be in \(0, 1\]"),
+        ("image.resize", "nearest", "must be 'bicubic' or 'bilinear'"),
+        ("eval.template", "a photo", r"must contain \{\}"),
+        ("model.dtype", "float16", "must be 'float32' or 'bfloat16'"),
+        ("model.image.heads", 5, "must be a multiple of heads=5"),
+        ("model.image.patch_size", 31, "must be at least patch_size=31"),
+        ("model.text.out_dim", 16, "set out_dim=24"),
+        ("model.text.out_dim", 0, "text embeddings have 16 dimensions"),
+        ("mesh.data", 0, "must be -1"),
+    ],
+)
+def test_what_validate_refuses(tiny_config, path, value, message):
+    with pytest.raises(cfg.UserError, match=message) as error:
+        cfg.validate(cfg.from_dict(edit(tiny_config, path, value)))
+    assert "\n" not in str(error.value)
+
+
+def test_differences(tiny_config):
+    train = dataclasses.replace(tiny_config.train, steps=11)
+    assert cfg.differences(tiny_config, dataclasses.replace(tiny_config, train=train)) == [
+        "train.steps: 10 -> 11"
+    ]

@@ -1,0 +1,186 @@
+"""Whole runs: what they leave behind, how they resume, how they stop."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from siglip import config as cfg
+from siglip.checkpoint import TOKENIZER, Checkpoints
+from siglip.metrics import JSONL, read_lines
+from siglip.training import loop
+from tests.conftest import ROOT
+
+# What a clock measures, and so differs from run to run.
+MEASURED = {"pairs_per_second", "data_wait_share"}
+
+
+def losses(workdir):
+    return [
+        {k: v for k, v in line.items() if k not in MEASURED}
+        for line in read_lines(workdir / JSONL)
+    ]
+
+
+def change(config, section, **fields):
+    return dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **fields)}
+    )
+
+
+def assert_same_state(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@contextlib.contextmanager
+def compilations(name: str):
+    """Counts how often XLA compiles a function of this name."""
+    seen = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if f"Compiling jit({name})" in record.getMessage():
+                seen.append(record.getMessage())
+
+    handler, logger = Handler(), logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield seen
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_run_from_start_to_end(tiny_config, tmp_path, capsys):
+    with compilations("train_step") as compiled:
+        state = loop.train(tiny_config, tmp_path)
+    assert len(compiled) == 1, "the step must compile once in a whole run"
+    assert int(state.step) == 10
+    records = read_lines(tmp_path / JSONL)
+    assert [r["step"] for r in records] == list(range(1, 11))
+    assert set(records[0]) == {
+        "step", "loss", "t", "temperature", "b", "positive_logit", "negative_logit", "grad_norm",
+        "param_norm", "learning_rate", "pairs_per_second", "data_wait_share",
+    }  # fmt: skip
+    assert [r["learning_rate"] for r in records[:3]] == pytest.approx([0, 1.5e-3, 3e-3])
+    assert all(0 <= r["data_wait_share"] <= 1 for r in records)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "8"], "keep the latest two"
+    assert (tmp_path / TOKENIZER).read_bytes()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    out = capsys.readouterr().out
+    assert "starting from step 0 of 10" in out and "10/10 steps  loss" in out and "left" in out
+    assert "time: set up" in out
+
+    before = losses(tmp_path)
+    assert_same_state(loop.train(tiny_config, tmp_path), state)  # nothing left to do
+    assert losses(tmp_path) == before
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tiny_config, tmp_path, monkeypatch):
+    whole = loop.train(tiny_config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_six(self, step, values, read=loop.Reporter.read):
+        read(self, step, values)
+        if step == 6:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(loop.Reporter, "read", stop_at_six)
+        loop.train(tiny_config, tmp_path / "cut")
+    assert [r["step"] for r in losses(tmp_path / "cut")][-1] == 6  # beyond the checkpoint at 4
+    resumed = loop.train(tiny_config, tmp_path / "cut")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert_same_state(resumed, whole)
+
+
+def run_process(config, workdir, **popen):
+    """A run of its own process, with two devices."""
+    path = workdir.parent / "config.json"
+    path.write_text(json.dumps(cfg.to_dict(config)))
+    code = (
+        "import json, sys; from siglip import config as cfg; from siglip.training import loop; "
+        "loop.train(cfg.from_dict(json.load(open(sys.argv[1]))), sys.argv[2])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2"}
+    return subprocess.Popen([sys.executable, "-c", code, path, workdir], env=env, **popen)
+
+
+def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
+    """SIGKILL in the middle of a run, from outside, at a moment nobody chose."""
+    config = change(tiny_config, "train", steps=60, checkpoint_every=5)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_process(config, whole).wait() == 0
+
+    process = run_process(config, killed)
+    deadline = time.monotonic() + 120
+    while len(losses(killed)) < 12 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    logged = len(losses(killed))
+    assert 12 <= logged < 60, "killed too late to be a test"
+    assert run_process(config, killed).wait() == 0
+
+    assert losses(killed) == losses(whole)
+    states = []
+    for workdir in (whole, killed):
+        checkpoints = Checkpoints(workdir)
+        assert checkpoints.step == 60
+        assert checkpoints.data_state() == Checkpoints(whole).data_state()
+        states.append(checkpoints.restore())
+    assert_same_state(*states)
+
+
+def test_another_configuration_is_refused(tiny_config, tmp_path):
+    config = change(tiny_config, "train", steps=4)
+    loop.train(config, tmp_path)
+    before = losses(tmp_path)
+    for other, field in (
+        (change(config, "optimizer", learning_rate=1.0), "optimizer.learning_rate: 0.003 -> 1.0"),
+        (change(config, "data", batch_size=8), "data.batch_size: 16 -> 8"),
+        (dataclasses.replace(config, seed=5), "seed: 0 -> 5"),
+    ):
+        with pytest.raises(cfg.UserError, match="another configuration") as error:
+            loop.train(other, tmp_path)
+        assert field in str(error.value) and "new --workdir" in str(error.value)
+    assert losses(tmp_path) == before
+    # What does not change results may change.
+    loop.train(change(config, "data", threads=1), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    config = change(tiny_config, "optimizer", learning_rate=1e20, grad_clip=0.0)
+    with pytest.raises(cfg.UserError, match=r"step \d+: the loss is (nan|inf); lower") as error:
+        loop.train(config, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not os.listdir(tmp_path / "checkpoints"), "a state that is not finite was saved"
+
+
+@pytest.mark.parametrize(
+    "section,fields,message",
+    [
+        ("data", {"batch_size": 12}, "8 devices do not divide"),
+        ("data", {"train": "nowhere.tar"}, "no such shard"),
+        ("text", {"tokenizer": "nowhere.model"}, "no such file"),
+        ("mesh", {"fsdp": 3}, "does not make 8 devices"),
+        ("train", {"log_every": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    tiny_config, tmp_path, section, fields, message
+):
+    with pytest.raises(cfg.UserError, match=message):
+        loop.train(change(tiny_config, section, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

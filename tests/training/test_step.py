@@ -1,0 +1,78 @@
+"""The step on one and on eight devices, sharded and not."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from siglip import config as cfg
+from siglip.data.pipeline import train_batches
+from siglip.data.text import Tokenizer
+from siglip.losses import sigmoid_loss
+from siglip.model import siglip
+from siglip.parallel import mesh as meshes
+from siglip.parallel import sharding
+from siglip.training import optimizer, state, step
+
+
+def run(config, mesh, steps):
+    tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
+    train_step = jax.jit(step.make_train_step(config, tx, mesh), donate_argnums=0)
+    train_state = state.create(config, tx, mesh)
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    batches = iter(train_batches(config, tokenizer))
+    history = []
+    for _ in range(steps):
+        old = train_state
+        train_state, metrics = train_step(train_state, meshes.put_batch(next(batches), mesh))
+        history.append({k: float(v) for k, v in metrics.items()})
+    assert all(x.is_deleted() for x in jax.tree.leaves(old.params)), "the state is not donated"
+    assert train_step._cache_size() == 1, "the step was compiled more than once"
+    return train_state, history
+
+
+@pytest.fixture
+def reference(tiny_config):
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
+    return run(tiny_config, mesh, 10)
+
+
+@pytest.mark.parametrize("data,fsdp", [(8, 1), (4, 2)])
+def test_eight_devices_give_the_losses_of_one(tiny_config, reference, data, fsdp, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 100)
+    train_state, history = run(tiny_config, meshes.make_mesh(cfg.Mesh(data, fsdp)), 10)
+    for ours, expected in zip(history, reference[1], strict=True):
+        np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-5)
+    kernel = train_state.params["img"]["embedding"]["kernel"]
+    assert kernel.sharding.is_fully_replicated == (fsdp == 1)
+    moment = train_state.opt_state[1].mu["img"]["embedding"]["kernel"]
+    assert moment.sharding == kernel.sharding, "optimizer state lies elsewhere than parameters"
+
+
+def test_the_loss_falls(tiny_config):
+    steps = 40
+    config = dataclasses.replace(tiny_config, train=cfg.Train(steps=steps))
+    _, history = run(config, meshes.make_mesh(cfg.Mesh()), steps)
+    losses = [m["loss"] for m in history]
+    assert losses[0] > 8 and np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_metrics_describe_the_state_before_the_update(tiny_config):
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
+    tx = optimizer.make_optimizer(tiny_config.optimizer, 10)
+    train_state = state.create(tiny_config, tx, mesh)
+    batch = next(iter(train_batches(tiny_config, Tokenizer(tiny_config.text, 6))))
+    _, metrics = step.make_train_step(tiny_config, tx, mesh)(train_state, batch)
+    params = train_state.params
+    model = siglip.bind(tiny_config.model, params)
+    zimg = model.encode_image((batch["image"] / 255.0 - 0.5) / 0.5)
+    ztxt = model.encode_text(batch["text"])
+    np.testing.assert_allclose(
+        metrics["loss"], sigmoid_loss(zimg, ztxt, params["t"], params["b"]), rtol=1e-5
+    )
+    logits = np.asarray(model.logits(zimg, ztxt))
+    np.testing.assert_allclose(metrics["positive_logit"], np.trace(logits) / 16, rtol=1e-5)
+    assert metrics["b"] == -10 and abs(metrics["temperature"] - 10) < 1e-4
+    squares = sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(params))
+    np.testing.assert_allclose(metrics["param_norm"], np.sqrt(squares), rtol=1e-5)
