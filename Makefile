@@ -46,6 +46,7 @@ parity: $(VENV)/.installed-dev  ## compare with peer implementations
 
 bench: $(VENV)/.installed  ## time the training step and the loss on this machine
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/loss.py --devices 8
 
 clean:  ## remove runs and caches, keep .venv
 	rm -rf runs build dist .pytest_cache .ruff_cache .import_linter_cache

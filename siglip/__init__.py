@@ -1,7 +1,7 @@
 """SigLIP in JAX: sigmoid loss for language-image pre-training.
 
-    model = siglip.load("runs/quickstart")
-    model.classify(["cat.jpg"], ["a cat", "a dog"])
+model = siglip.load("runs/quickstart")
+model.classify(["cat.jpg"], ["a cat", "a dog"])
 """
 
 import importlib

@@ -30,7 +30,9 @@ def _add_classify(verbs) -> None:
     verb.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     verb.add_argument("--labels", required=True, help="comma-separated texts")
     verb.add_argument("--checkpoint", required=True, metavar="DIR", help="workdir of a run")
-    verb.add_argument("--template", default="{}", help="text around each label, default %(default)s")
+    verb.add_argument(
+        "--template", default="{}", help="text around each label, default %(default)s"
+    )
     verb.add_argument("--json", action="store_true", help="print JSON, one object per picture")
     verb.set_defaults(run=_classify)
 

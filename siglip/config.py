@@ -7,7 +7,7 @@ not know. This file knows no configuration library and nothing of JAX.
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -174,61 +174,76 @@ def _convert(value: Any, kind: type, where: str) -> Any:
     raise UserError(f"{where}: {value!r} is not a {_name(kind)}")
 
 
+_AT_LEAST = {
+    "model.image.depth": 1,
+    "model.text.depth": 1,
+    "model.text.vocab_size": 1,
+    "model.text.length": 1,
+    "model.text.out_dim": 0,
+    "data.batch_size": 1,
+    "data.cache_mb": 0,
+    "data.threads": 1,
+    "data.prefetch": 1,
+    "optimizer.weight_decay": 0,
+    "optimizer.grad_clip": 0,
+    "optimizer.warmup_steps": 0,
+    "train.steps": 1,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 1,
+    "mesh.fsdp": 1,
+    "eval.batch_size": 1,
+}
+
+
 def validate(config: Config) -> Config:
     """Check every rule that crosses fields; returns the config unchanged.
 
     What depends on the machine (devices, files) is checked where the machine is known.
     """
-    _check_model(config.model)
-    at_least = {
-        "data.batch_size": 1, "data.threads": 1, "data.prefetch": 1, "data.cache_mb": 0,
-        "train.steps": 1, "train.log_every": 1, "train.checkpoint_every": 1,
-        "train.keep_checkpoints": 1, "optimizer.warmup_steps": 0, "optimizer.weight_decay": 0,
-        "optimizer.grad_clip": 0, "mesh.fsdp": 1, "eval.batch_size": 1,
-    }  # fmt: skip
-    for path, low in at_least.items():
-        section, name = path.split(".")
-        value = getattr(getattr(config, section), name)
-        _require(value >= low, path, value, f"must be at least {low}")
-    _require(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", config.mesh.data,
-             "must be -1 (all that fsdp leaves) or at least 1")  # fmt: skip
-    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate",
-             config.optimizer.learning_rate, "must be above 0")  # fmt: skip
-    _require(config.optimizer.warmup_steps < config.train.steps, "optimizer.warmup_steps",
-             config.optimizer.warmup_steps, f"must be below train.steps={config.train.steps}")  # fmt: skip
-    _require(0 < config.data.crop_min_area <= 1, "data.crop_min_area", config.data.crop_min_area,
-             "must be in (0, 1]")  # fmt: skip
-    _require(config.image.resize in ("bicubic", "bilinear"), "image.resize", config.image.resize,
-             "must be 'bicubic' or 'bilinear'")  # fmt: skip
-    _require("{}" in config.eval.template, "eval.template", config.eval.template,
-             "must contain {} for the class name")  # fmt: skip
+    values = _flatten(to_dict(config))
+
+    def require(path: str, ok: bool, rule: str) -> None:
+        if not ok:
+            raise UserError(f"config.{path}={values[path]!r}: {rule}")
+
+    for path, low in _AT_LEAST.items():
+        require(path, values[path] >= low, f"must be at least {low}")
+    _check_model(config.model, require)
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    require("optimizer.warmup_steps", warmup < steps, f"must be below train.steps={steps}")
+    require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "must be above 0")
+    for name in ("b1", "b2"):
+        require(f"optimizer.{name}", 0 <= values[f"optimizer.{name}"] < 1, "must be in [0, 1)")
+    require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
+    known = config.image.resize in ("bicubic", "bilinear")
+    require("image.resize", known, "must be 'bicubic' or 'bilinear'")
+    require("image.std", config.image.std > 0, "must be above 0")
+    require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "must be -1 or above 0")
+    require("eval.template", "{}" in config.eval.template, "must contain {} for the class name")
     return config
 
 
-def _require(ok: bool, path: str, value: Any, rule: str) -> None:
-    if not ok:
-        raise UserError(f"config.{path}={value!r}: {rule}")
-
-
-def _check_model(model: Model) -> None:
+def _check_model(model: Model, require: Callable[[str, bool, str], None]) -> None:
     image, text = model.image, model.text
     for name, tower in (("image", image), ("text", text)):
-        _require(tower.width % tower.heads == 0, f"model.{name}.width", tower.width,
-                 f"must be a multiple of heads={tower.heads}")  # fmt: skip
-        for field in dataclasses.fields(tower):
-            value = getattr(tower, field.name)
-            _require(value >= (field.name != "out_dim"), f"model.{name}.{field.name}", value,
-                     "must be positive")  # fmt: skip
-    _require(image.image_size >= image.patch_size, "model.image.image_size", image.image_size,
-             f"must be at least patch_size={image.patch_size}")  # fmt: skip
+        for size in ("width", "heads", "mlp_dim"):
+            require(f"model.{name}.{size}", getattr(tower, size) >= 1, "must be at least 1")
+        whole = tower.width % tower.heads == 0
+        require(f"model.{name}.width", whole, f"must be a multiple of heads={tower.heads}")
+    require("model.image.patch_size", image.patch_size >= 1, "must be at least 1")
+    fits = image.image_size >= image.patch_size
+    require("model.image.image_size", fits, f"must be at least patch_size={image.patch_size}")
     text_dim = text.out_dim or text.width
-    _require(text_dim == image.width, "model.text.out_dim", text.out_dim,
-             f"text embeddings have {text_dim} dimensions, image embeddings {image.width}; "
-             f"set out_dim={image.width}")  # fmt: skip
-    _require(model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype,
-             "must be 'float32' or 'bfloat16'")  # fmt: skip
-    _require(model.temperature_init > 0, "model.temperature_init", model.temperature_init,
-             "must be above 0")  # fmt: skip
+    require(
+        "model.text.out_dim",
+        text_dim == image.width,
+        f"text embeddings have {text_dim} dimensions, image embeddings {image.width}; "
+        f"set out_dim={image.width}",
+    )
+    known = model.dtype in ("float32", "bfloat16")
+    require("model.dtype", known, "must be 'float32' or 'bfloat16'")
+    require("model.temperature_init", model.temperature_init > 0, "must be above 0")
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -24,8 +24,6 @@ def run(main: Callable[[], None]) -> None:
     """Parse absl flags, then call `main`."""
     from absl import app, flags, logging
 
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # libraries report every detail
-
     def parse(argv: list[str]) -> list[str]:
         with user_errors():
             try:
@@ -33,9 +31,13 @@ def run(main: Callable[[], None]) -> None:
             except flags.Error as error:
                 raise UserError(_one_line(error)) from None
             except (KeyError, AttributeError) as error:
-                raise UserError(f"unknown field in a --config override: {_one_line(error)}") from None
+                raise UserError(
+                    f"unknown field in a --config override: {_one_line(error)}"
+                ) from None
             if rest[1:]:
                 raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+            if flags.FLAGS["verbosity"].using_default_value:
+                flags.FLAGS.verbosity = logging.WARNING  # libraries report every detail as INFO
         return rest
 
     def guarded_main(_: list[str]) -> None:
@@ -50,7 +52,8 @@ def read_config(flag) -> Config:
     try:
         values = flag.value.to_dict()
     except OSError as error:
-        raise UserError(f"--config: {_one_line(error)}; give the path of a recipe") from None
+        reason = _one_line(error).rpartition("] ")[2]  # what follows the list of places searched
+        raise UserError(f"--config: {reason}; give the path of a recipe") from None
     return validate(from_dict(values))
 
 

@@ -26,7 +26,7 @@ class MetricsWriter:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115: lives as long as the run
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (lives as long as the run)
         self._tensorboard = tensorboardX.SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
         )

@@ -1,8 +1,8 @@
 """Eight fake devices for every test, strict ranks, and a small run on real emoji."""
 
-import dataclasses
 import os
 import pathlib
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
@@ -12,8 +12,12 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests train the same small model many times: compile it once.
+_CACHE = tempfile.TemporaryDirectory(prefix="siglip-tests-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-from siglip import config as cfg
+from siglip import config as cfg  # noqa: E402 (after the devices are configured)
 
 ROOT = pathlib.Path(__file__).parent.parent
 EMOJI = ROOT / "examples/emoji"
@@ -45,8 +49,3 @@ def tiny_config(tiny_model) -> cfg.Config:
             eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar")),
         )
     )
-
-
-def one_device(config: cfg.Config) -> cfg.Config:
-    """On a machine of eight devices, tests that need one say so by the mesh they build."""
-    return dataclasses.replace(config, mesh=cfg.Mesh(data=1))

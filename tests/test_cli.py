@@ -19,9 +19,7 @@ QUICKSTART = ["train.py", "--config", "configs/quickstart.py", "--workdir"]
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    model = cfg.Model(
-        cfg.ImageTower(16, 1, 16, 2, 8, 16), cfg.TextTower(16, 1, 16, 2, 2000, 4, 16)
-    )
+    model = cfg.Model(cfg.ImageTower(16, 1, 16, 2, 8, 16), cfg.TextTower(16, 1, 16, 2, 2000, 4, 16))
     config = cfg.Config(
         model,
         text=cfg.Text(str(EMOJI / "sentencepiece.model")),
@@ -97,7 +95,7 @@ def python(*args):
         (["--config.train.steps=abc"], "flag --config.train.steps=abc: invalid literal for int"),
         (["--config.train.steps=0"], "config.train.steps=0: must be at least 1"),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
-        (["--config=configs/gone.py"], "configs/gone.py; give the path of a recipe"),
+        (["--config=configs/gone.py"], "No such file or directory: 'configs/gone.py'; give the path of a recipe"),
         (["oops"], "unexpected argument 'oops'"),
         (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),
     ],

@@ -1,7 +1,7 @@
 """Build the emoji shards of this folder from published npm packages.
 
     pip install resvg-py==0.5.0 pillow sentencepiece
-    python examples/emoji/build.py                  # fetches with npm; --packages DIR reads tarballs
+    python examples/emoji/build.py    # fetches with npm; --packages DIR reads tarballs
 
 One picture set drawn by several hands makes a true zero-shot test: a model that has learned from
 some vendors' drawings must name another vendor's. Google and the three Fluent styles are written
@@ -96,9 +96,7 @@ def read_picture(path: pathlib.Path) -> Image.Image:
         picture = Image.open(path).convert("RGBA")
     side = max(picture.size)
     canvas = Image.new("RGBA", (side, side), "white")
-    canvas.alpha_composite(
-        picture, ((side - picture.width) // 2, (side - picture.height) // 2)
-    )
+    canvas.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return canvas.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
 
 

@@ -1,5 +1,6 @@
 """The evaluation of a training run, from its workdir to the report."""
 
+import dataclasses
 import os
 import pathlib
 import time
@@ -11,8 +12,8 @@ from siglip import config as cfg
 from siglip.checkpoint import Checkpoints
 from siglip.data.sources import TarSource
 from siglip.evaluation import report, zeroshot
-from siglip.pretrained.load import load_latest
 from siglip.metrics import JSONL, read_lines
+from siglip.pretrained.load import load_latest
 
 
 def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = None) -> dict:
@@ -25,7 +26,9 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
     config = checkpoints.config()
     evaluation = (override or config).eval
     source = TarSource(evaluation.data)
-    model = load_latest(checkpoints, workdir)
+    model = dataclasses.replace(
+        load_latest(checkpoints, workdir), batch_size=evaluation.batch_size
+    )
     result = zeroshot.evaluate(model, source, evaluation)
     scored = time.monotonic()
     pixel_nn = zeroshot.pixel_nearest_neighbour(

@@ -77,9 +77,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Pre-LayerNorm transformer block: `(n, l, d) -> (n, l, d)`."""
 
-    def __init__(
-        self, width: int, mlp_dim: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, mlp_dim: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)

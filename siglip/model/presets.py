@@ -69,7 +69,9 @@ RELEASED: dict[str, cfg.Model] = {
     **{f"siglip2-l16-{s}": _two_towers("L/16", s, GEMMA) for s in (256, 384, 512)},
     **{f"siglip2-so400m14-{s}": _two_towers("So400m/14", s, GEMMA) for s in (224, 384)},
     **{f"siglip2-so400m16-{s}": _two_towers("So400m/16", s, GEMMA) for s in (256, 384, 512)},
-    **{f"siglip2-g-opt16-{s}": _two_towers("g-opt/16", s, GEMMA, text="So400m") for s in (256, 384)},
+    **{
+        f"siglip2-g-opt16-{s}": _two_towers("g-opt/16", s, GEMMA, text="So400m") for s in (256, 384)
+    },
 }
 
 

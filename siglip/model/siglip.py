@@ -3,6 +3,7 @@
 Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -53,9 +54,10 @@ class SigLIP(nnx.Module):
 
 def create(c: cfg.Model, seed: int | jax.Array = 0) -> SigLIP:
     """A model with freshly drawn parameters."""
-    return SigLIP(c, rngs=nnx.Rngs(seed))
+    return SigLIP(c, rngs=nnx.Rngs(jax.random.key(seed)))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(c: cfg.Model, seed: int | jax.Array = 0) -> Params:
     """The parameters of a fresh model as nested dictionaries of float32 arrays."""
     return nnx.to_pure_dict(nnx.state(create(c, seed), nnx.Param))

@@ -14,11 +14,11 @@ from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.data.pipeline import train_batches
 from siglip.data.text import Tokenizer, check_vocabulary
+from siglip.metrics import MetricsWriter, Progress
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.training import optimizer, state
-from siglip.metrics import MetricsWriter, Progress
-from siglip.training.step import Metrics, make_train_step
+from siglip.training.step import Metrics, jit_train_step
 
 
 class Stopwatch:
@@ -84,9 +84,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
     with watch("compiling"):
         # Compiled ahead: a batch of another shape is an error, not a second compilation.
         train_step = (
-            jax.jit(make_train_step(config, tx, mesh), donate_argnums=0)
-            .lower(train_state, batch)
-            .compile()
+            jit_train_step(config, tx, mesh, train_state).lower(train_state, batch).compile()
         )
     with contextlib.closing(Reporter(config, workdir, done, watch)) as reporter:
         # Python stays one step ahead of the devices: the metrics of a step are read, which waits
@@ -159,9 +157,7 @@ class Reporter:
         scalars["pairs_per_second"] = steps * self._config.data.batch_size / seconds
         scalars["data_wait_share"] = waited / seconds
         self._writer.write(step, scalars)
-        self._progress.report(
-            step, f"loss {loss:.3f}  {scalars['pairs_per_second']:,.0f} pairs/s"
-        )
+        self._progress.report(step, f"loss {loss:.3f}  {scalars['pairs_per_second']:,.0f} pairs/s")
         self._mark(step)
 
     def close(self) -> None:

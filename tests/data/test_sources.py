@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import pickle
 import tarfile
 
@@ -138,7 +139,7 @@ def test_missing_and_truncated_shards(tmp_path, shard):
         expand(str(tmp_path / "nope-*.tar"))
     with pytest.raises(UserError, match=r"set config\.data\.train"):
         expand("")
-    data = open(shard, "rb").read()
+    data = pathlib.Path(shard).read_bytes()
     for cut in (700, 100):
         cut_path = tmp_path / f"cut{cut}.tar"
         cut_path.write_bytes(data[:cut])

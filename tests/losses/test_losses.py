@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from siglip import config as cfg
 from siglip.losses import ring_sigmoid_loss, sigmoid_loss
 from siglip.parallel import mesh as meshes
-from siglip import config as cfg
 
 TOLERANCE = 1e-5
 

@@ -23,7 +23,7 @@ def test_batch_that_the_devices_do_not_divide():
     meshes.check_batch(16, mesh, "data.batch_size")
     with pytest.raises(cfg.UserError, match=r"data\.batch_size=20: 8 devices .* use 16 or 24"):
         meshes.check_batch(20, mesh, "data.batch_size")
-    with pytest.raises(cfg.UserError, match="use 8$"):
+    with pytest.raises(cfg.UserError, match=r"use 8$"):
         meshes.check_batch(3, mesh, "data.batch_size")
 
 

@@ -32,9 +32,7 @@ def test_most_of_a_model_is_sharded():
     params = jax.eval_shape(lambda: siglip.init(presets.get("siglip-so400m14-384")))
     shardings = sharding.tree_shardings(params, mesh)
     local = sum(
-        jax.tree.leaves(
-            jax.tree.map(lambda x, s: _size(s.shard_shape(x.shape)), params, shardings)
-        )
+        jax.tree.leaves(jax.tree.map(lambda x, s: _size(s.shard_shape(x.shape)), params, shardings))
     )
     assert local < 0.26 * siglip.count(params)
 

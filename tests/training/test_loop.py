@@ -26,8 +26,7 @@ MEASURED = {"pairs_per_second", "data_wait_share"}
 
 def losses(workdir):
     return [
-        {k: v for k, v in line.items() if k not in MEASURED}
-        for line in read_lines(workdir / JSONL)
+        {k: v for k, v in line.items() if k not in MEASURED} for line in read_lines(workdir / JSONL)
     ]
 
 

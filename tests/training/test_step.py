@@ -18,8 +18,8 @@ from siglip.training import optimizer, state, step
 
 def run(config, mesh, steps):
     tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
-    train_step = jax.jit(step.make_train_step(config, tx, mesh), donate_argnums=0)
     train_state = state.create(config, tx, mesh)
+    train_step = step.jit_train_step(config, tx, mesh, train_state)
     tokenizer = Tokenizer(config.text, config.model.text.length)
     batches = iter(train_batches(config, tokenizer))
     history = []

@@ -1,0 +1,1 @@
+"""Input: samples, pixels, token ids, and batches in a fixed order."""

@@ -1,0 +1,1 @@
+"""The architecture: layers, the two towers, and the published sizes."""

@@ -1,0 +1,1 @@
+"""Training: optimizer, state, one step, and the run."""
