@@ -25,6 +25,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
+$(VENV)/.installed-parity: $(VENV)/.installed-dev requirements-parity.txt
+	@echo "installing requirements-parity.txt into $(VENV)"
+	@$(PIP) -r requirements-parity.txt
+	@touch $@
+
 quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 CPU cores
 	$(BIN)/python train.py --config configs/quickstart.py --workdir $(WORKDIR)
 	$(BIN)/python eval.py --workdir $(WORKDIR)
@@ -41,8 +46,8 @@ format: $(VENV)/.installed-dev  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: $(VENV)/.installed-dev  ## compare with peer implementations
-	$(BIN)/python -m pytest -m parity
+parity: $(VENV)/.installed-parity  ## compare with transformers (installs torch)
+	$(BIN)/python -m pytest -m parity tests/parity
 
 bench: $(VENV)/.installed  ## time the training step and the loss on this machine
 	$(BIN)/python benchmarks/step.py

@@ -95,7 +95,10 @@ def python(*args):
         (["--config.train.steps=abc"], "flag --config.train.steps=abc: invalid literal for int"),
         (["--config.train.steps=0"], "config.train.steps=0: must be at least 1"),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
-        (["--config=configs/gone.py"], "No such file or directory: 'configs/gone.py'; give the path of a recipe"),
+        (
+            ["--config=configs/gone.py"],
+            "No such file or directory: 'configs/gone.py'; give the path of a recipe",
+        ),
         (["oops"], "unexpected argument 'oops'"),
         (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),
     ],

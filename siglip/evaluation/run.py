@@ -26,9 +26,7 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
     config = checkpoints.config()
     evaluation = (override or config).eval
     source = TarSource(evaluation.data)
-    model = dataclasses.replace(
-        load_latest(checkpoints, workdir), batch_size=evaluation.batch_size
-    )
+    model = dataclasses.replace(load_latest(checkpoints, workdir), batch_size=evaluation.batch_size)
     result = zeroshot.evaluate(model, source, evaluation)
     scored = time.monotonic()
     pixel_nn = zeroshot.pixel_nearest_neighbour(
