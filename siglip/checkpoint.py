@@ -58,8 +58,8 @@ class Checkpoints:
             step, items, custom_metadata={"config": cfg.to_dict(config), "data": data_state}
         )
 
-    def restore(self, abstract: Items | None = None) -> Items:
-        """The latest items: those that `abstract` names, laid out like it; all by default."""
+    def restore(self, abstract: Items) -> Items:
+        """The latest items, those that `abstract` names, laid out like it."""
         return self._orbax.load_checkpointables(self.step, abstract)
 
     def data_state(self) -> dict[str, Any]:
@@ -85,6 +85,10 @@ class Checkpoints:
     def _metadata(self) -> dict[str, Any]:
         return self._orbax.checkpointables_metadata(self.step).custom_metadata
 
+    def wait(self) -> None:
+        """Until everything saved is on disk."""
+        self._orbax.wait()
+
     def close(self) -> None:
-        """Wait until everything saved is on disk."""
+        self.wait()
         self._orbax.close()

@@ -97,7 +97,7 @@ def python(*args):
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
         (
             ["--config=configs/gone.py"],
-            "No such file or directory: 'configs/gone.py'; give the path of a recipe",
+            "file or directory: 'configs/gone.py'; give the path",
         ),
         (["oops"], "unexpected argument 'oops'"),
         (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+from jax.sharding import Mesh
 
 from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
@@ -18,7 +19,7 @@ from siglip.metrics import MetricsWriter, Progress
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.training import optimizer, state
-from siglip.training.step import Metrics, jit_train_step
+from siglip.training.step import Batch, Metrics, Step, jit_train_step
 
 
 class Stopwatch:
@@ -41,75 +42,84 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
     """Train until `config.train.steps`, continuing from the workdir's latest checkpoint.
 
     What can be wrong with the configuration, the data or the workdir is told, as a `UserError`,
-    before anything is compiled.
+    before anything is compiled. Returns the final state.
     """
-    watch = Stopwatch()
-    total, every = config.train.steps, config.train.checkpoint_every
+    watch, workdir = Stopwatch(), pathlib.Path(workdir)
     with watch("set up"):
         cfg.validate(config)
         mesh = meshes.make_mesh(config.mesh)
         meshes.check_batch(config.data.batch_size, mesh, "data.batch_size")
         tokenizer = Tokenizer(config.text, config.model.text.length)
         check_vocabulary(tokenizer, config.model.text)
-        batches = iter(
-            train_batches(
-                config, tokenizer,
-                process_index=jax.process_index(), process_count=jax.process_count(),
-            )
-        )  # fmt: skip
-        tx = optimizer.make_optimizer(config.optimizer, total)
-        workdir = pathlib.Path(workdir)
-        checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-        done = checkpoints.step or 0
-        if done:
-            checkpoints.check_config(config, str(workdir))
-            abstract = state.abstract(config, tx, mesh)
-            train_state = state.TrainState.from_items(checkpoints.restore(abstract.to_items()))
-            batches.set_state(checkpoints.data_state())
-        else:
-            train_state = state.create(config, tx, mesh)
-        if jax.process_index() == 0:
-            (workdir / TOKENIZER).write_bytes(tokenizer.model)
-    print(
-        f"{siglip.count(train_state.params):,} parameters on {mesh.size} "
-        f"{mesh.devices.flat[0].platform} device(s), batch {config.data.batch_size}, "
-        f"{'resuming at' if done else 'starting from'} step {done} of {total}",
-        flush=True,
-    )
-    if done >= total:
-        return train_state
-
-    with watch("waiting for data"):
-        batch = meshes.put_batch(next(batches), mesh)
-    with watch("compiling"):
-        # Compiled ahead: a batch of another shape is an error, not a second compilation.
-        train_step = (
-            jit_train_step(config, tx, mesh, train_state).lower(train_state, batch).compile()
+        hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
+        batches = iter(train_batches(config, tokenizer, **hosts))
+        tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
+    keep = config.train.keep_checkpoints
+    # Closing waits for what is being written, also when an error ends the run.
+    with contextlib.closing(Checkpoints(workdir, keep)) as checkpoints:
+        with watch("set up"):
+            done = checkpoints.step or 0
+            if done:
+                checkpoints.check_config(config, str(workdir))
+                items = checkpoints.restore(state.abstract(config, tx, mesh).to_items())
+                train_state = state.TrainState.from_items(items)
+                batches.set_state(checkpoints.data_state())
+            else:
+                train_state = state.create(config, tx, mesh)
+            if jax.process_index() == 0:
+                (workdir / TOKENIZER).write_bytes(tokenizer.model)
+        print(
+            f"{siglip.count(train_state.params):,} parameters on {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s), batch {config.data.batch_size}, "
+            f"{'resuming at' if done else 'starting from'} step {done} of {config.train.steps}",
+            flush=True,
         )
-    with contextlib.closing(Reporter(config, workdir, done, watch)) as reporter:
-        # Python stays one step ahead of the devices: the metrics of a step are read, which waits
-        # for it, only when the next one is under way and the batch after that is being made.
-        previous: Metrics | None = None
-        while done < total:
-            with watch("steps"):
-                train_state, values = train_step(train_state, batch)
-                data_state = batches.get_state()
-                if previous is not None:
-                    reporter.read(done, previous)
-            done += 1
-            if done < total:
-                with watch("waiting for data"):
-                    batch = meshes.put_batch(next(batches), mesh)
-            previous = values
-            if done % every == 0 or done == total:
-                with watch("steps"):
-                    reporter.read(done, values)  # a state that is not finite is never saved
-                previous = None
-                with watch("checkpoints"):
-                    checkpoints.save(done, train_state.to_items(), config, data_state)
-        with watch("checkpoints"):
-            checkpoints.close()
+        if done < config.train.steps:
+            with watch("waiting for data"):
+                batch = meshes.put_batch(next(batches), mesh)
+            with watch("compiling"):
+                # Ahead of time: a batch of another shape is an error, not a second compilation.
+                train_step = jit_train_step(config, tx, mesh, train_state)
+                train_step = train_step.lower(train_state, batch).compile()
+            with contextlib.closing(Reporter(config, workdir, done, watch)) as reporter:
+                train_state = _steps(
+                    config, mesh, train_step, train_state, done, batch, batches,
+                    checkpoints, reporter, watch,
+                )  # fmt: skip
     print(f"time: {watch}", flush=True)
+    return train_state
+
+
+def _steps(
+    config: cfg.Config, mesh: Mesh, train_step: Step, train_state: state.TrainState, done: int,
+    batch: Batch, batches: Iterator, checkpoints: Checkpoints, reporter: "Reporter",
+    watch: Stopwatch,
+) -> state.TrainState:  # fmt: skip
+    """Steps from `done` to the last.
+
+    Python stays one step ahead of the devices: the metrics of a step are read, which waits for it,
+    only when the next one is under way and the batch after that is being made.
+    """
+    total, every = config.train.steps, config.train.checkpoint_every
+    previous: Metrics | None = None
+    while done < total:
+        with watch("steps"):
+            train_state, values = train_step(train_state, batch)
+            data_state = batches.get_state()
+            if previous is not None:
+                reporter.read(done, previous)
+        done, previous = done + 1, values
+        if done < total:
+            with watch("waiting for data"):
+                batch = meshes.put_batch(next(batches), mesh)
+        if done % every == 0 or done == total:
+            with watch("steps"):
+                reporter.read(done, values)  # a state that is not finite is never saved
+            previous = None
+            with watch("checkpoints"):
+                checkpoints.save(done, train_state.to_items(), config, data_state)
+    with watch("checkpoints"):
+        checkpoints.wait()
     return train_state
 
 
