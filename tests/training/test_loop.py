@@ -20,6 +20,7 @@ from siglip.metrics import JSONL, read_lines
 from siglip.parallel import mesh as meshes
 from siglip.training import loop, optimizer, state
 from tests.conftest import ROOT
+from tests.data.test_sources import picture_bytes, write_tar
 
 # What a clock measures, and so differs from run to run.
 MEASURED = {"pairs_per_second", "data_wait_share"}
@@ -184,3 +185,26 @@ def test_mistakes_are_told_before_anything_is_written(
     with pytest.raises(cfg.UserError, match=message):
         loop.train(change(tiny_config, section, **fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "bad,message",
+    [
+        (
+            (picture_bytes(size=(64, 64))[:60], b'{"caption": "x"}'),
+            "bad: not a readable image .* replace or remove",
+        ),
+        ((picture_bytes(), b'{"captions": []}'), r"bad\.tar: bad: has no caption; remove"),
+    ],
+)
+def test_a_bad_sample_stops_the_run_with_its_name(tiny_config, tmp_path, bad, message):
+    image, text = bad
+    good = [(f"{i}.png", picture_bytes()) for i in range(40)]
+    good += [(f"{i}.json", b'{"caption": "x"}') for i in range(40)]
+    shard = write_tar(tmp_path / "bad.tar", [*good, ("bad.png", image), ("bad.json", text)])
+    config = change(tiny_config, "data", train=shard)
+    with pytest.raises(cfg.UserError, match=message) as error:
+        loop.train(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    # Only whole checkpoints are left.
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if not p.name.isdigit()]

@@ -62,9 +62,9 @@ def test_metrics_describe_the_state_before_the_update(tiny_config):
     mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
     tx = optimizer.make_optimizer(tiny_config.optimizer, 10)
     train_state = state.create(tiny_config, tx, mesh)
+    params = jax.tree.map(np.asarray, train_state.params)
     batch = next(iter(train_batches(tiny_config, Tokenizer(tiny_config.text, 6))))
-    _, metrics = step.make_train_step(tiny_config, tx, mesh)(train_state, batch)
-    params = train_state.params
+    _, metrics = step.jit_train_step(tiny_config, tx, mesh, train_state)(train_state, batch)
     model = siglip.bind(tiny_config.model, params)
     zimg = model.encode_image((batch["image"] / 255.0 - 0.5) / 0.5)
     ztxt = model.encode_text(batch["text"])
