@@ -53,8 +53,8 @@ parity: $(VENV)/.installed-parity  ## compare with transformers (installs torch)
 	$(BIN)/python -m pytest -m parity tests/parity
 
 bench: $(VENV)/.installed  ## time the training step and the loss on this machine
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/loss.py --devices 8
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.loss --devices 8
 
-clean:  ## remove runs and caches, keep .venv
-	rm -rf runs build dist .pytest_cache .ruff_cache .import_linter_cache
+clean:  ## remove caches; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.run(main, interrupted="interrupted; the same command continues from the last checkpoint")

@@ -1,6 +1,6 @@
 """Time the ring loss against the dense form: forward and backward, and the memory they compile to.
 
-    python benchmarks/loss.py [--devices 8] [--dim 768] [--batches 512,2048]
+    python -m benchmarks.loss [--devices 8] [--dim 768] [--batches 512,2048]
 
 Prints one JSON object a batch size. Fake CPU devices share the same cores: compare the two forms
 and read the memory, not the milliseconds.

@@ -1,6 +1,6 @@
 """Time the training step: compilation, milliseconds a step, pairs a second, compiled memory.
 
-    python benchmarks/step.py --config configs/quickstart.py [--config.data.batch_size=256]
+    python -m benchmarks.step --config configs/quickstart.py [--config.data.batch_size=256]
 
 Prints one JSON object. Data are random: what is timed is the step, not the input pipeline.
 """

@@ -32,6 +32,6 @@ def get_config() -> ConfigDict:
         # Decay is not multiplied by the learning rate: torch would call this 0.5.
         optimizer=cfg.Optimizer(learning_rate=2e-3, weight_decay=1e-3, warmup_steps=100),
         train=cfg.Train(steps=9000, log_every=250, checkpoint_every=1000),
-        eval=cfg.Evaluation(data=f"{EMOJI}/heldout-00000.tar"),
+        eval=cfg.Evaluation(data=f"{EMOJI}/heldout-00000.tar", pixel_nn=True),
     )
     return ConfigDict(cfg.to_dict(config))

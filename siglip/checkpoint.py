@@ -5,6 +5,7 @@ background and visible only when complete, and `tokenizer.model`, so that a work
 and used without the files it was trained from.
 """
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -37,40 +38,55 @@ class Checkpoints:
             raise cfg.UserError(
                 f"{workdir}: no checkpoints in this folder; give the workdir of a training run"
             )
+        self._workdir = workdir
         policies = ocp.training.preservation_policies
-        self._orbax = ocp.training.Checkpointer(
-            directory,
-            # The training loop decides when to save.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.LatestN(keep) if keep else policies.PreserveAll(),
-            cleanup_tmp_directories=bool(keep),
-        )
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                directory,
+                # The training loop decides when to save.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=policies.LatestN(keep) if keep else policies.PreserveAll(),
+                cleanup_tmp_directories=bool(keep),
+            )
+        except OSError as error:
+            raise cfg.UserError(
+                f"{workdir}: {error.strerror}; give a --workdir that can be written"
+            ) from None
         self.step = self._orbax.latest.step if self._orbax.latest else None
         if not keep and self.step is None:
             raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
 
-    def save(self, step: int, items: Items, config: cfg.Config, data_state: dict) -> None:
+    def save(
+        self,
+        step: int,
+        items: Items,
+        config: cfg.Config,
+        inputs: dict[str, str],
+        iterator: dict[str, Any],
+    ) -> None:
         """Copy the arrays off the devices, then write them in the background.
 
-        `data_state` is the data iterator's: a small dictionary, the same on every host.
+        `inputs` are fingerprints of the data and the tokenizer; `iterator` is the state of the data
+        iterator, a small dictionary that is the same on every host.
         """
-        self._orbax.save_checkpointables_async(
-            step, items, custom_metadata={"config": cfg.to_dict(config), "data": data_state}
-        )
+        metadata = {"config": cfg.to_dict(config), "inputs": inputs, "iterator": iterator}
+        self._orbax.save_checkpointables_async(step, items, custom_metadata=metadata)
 
     def restore(self, abstract: Items) -> Items:
         """The latest items, those that `abstract` names, laid out like it."""
         return self._orbax.load_checkpointables(self.step, abstract)
 
-    def data_state(self) -> dict[str, Any]:
-        return self._metadata()["data"]
+    @functools.cached_property
+    def metadata(self) -> dict[str, Any]:
+        """What was saved beside the arrays of the latest checkpoint."""
+        return self._orbax.checkpointables_metadata(self.step).custom_metadata
 
     def config(self) -> cfg.Config:
         """The configuration saved with the latest checkpoint."""
-        return cfg.from_dict(self._metadata()["config"])
+        return cfg.from_dict(self.metadata["config"])
 
-    def check_config(self, config: cfg.Config, workdir: str) -> None:
-        """Refuse to continue a run under a configuration that would change its results."""
+    def check_same_run(self, config: cfg.Config, inputs: dict[str, str]) -> None:
+        """Refuse to continue a run under a configuration or inputs that change its results."""
         changes = [
             change
             for change in cfg.differences(self.config(), config)
@@ -78,12 +94,15 @@ class Checkpoints:
         ]
         if changes:
             raise cfg.UserError(
-                f"{workdir}: holds a checkpoint of another configuration ({'; '.join(changes)}); "
-                "use a new --workdir or the values it was started with"
+                f"{self._workdir}: holds a checkpoint of another configuration "
+                f"({'; '.join(changes)}); use a new --workdir or the values it was started with"
             )
-
-    def _metadata(self) -> dict[str, Any]:
-        return self._orbax.checkpointables_metadata(self.step).custom_metadata
+        for name, fingerprint in inputs.items():
+            if self.metadata["inputs"][name] != fingerprint:
+                raise cfg.UserError(
+                    f"{self._workdir}: the {name} changed since its checkpoint was saved; restore "
+                    "it or use a new --workdir"
+                )
 
     def wait(self) -> None:
         """Until everything saved is on disk."""

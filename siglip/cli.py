@@ -52,9 +52,10 @@ def _classify(args: argparse.Namespace) -> None:
             print(json.dumps({"image": image, "probabilities": scores}, ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("image", *labels)
+    table = Table("image", *map(escape, labels))
     for image, row in zip(args.images, probabilities, strict=True):
-        table.add_row(image, *(f"{p:.2%}" for p in row))
+        table.add_row(escape(image), *(f"{p:.2%}" for p in row))
     Console().print(table)

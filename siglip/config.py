@@ -118,6 +118,8 @@ class Evaluation:
     label: str = "name"  # field of a sample's JSON that holds its class name
     template: str = "{}"
     batch_size: int = 256
+    # Also score copying the nearest training picture: for training sets that are read in seconds.
+    pixel_nn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +195,8 @@ _AT_LEAST = {
     "train.keep_checkpoints": 1,
     "mesh.fsdp": 1,
     "eval.batch_size": 1,
+    "text.pad_id": 0,
+    "seed": 0,
 }
 
 
@@ -219,6 +223,9 @@ def validate(config: Config) -> Config:
     known = config.image.resize in ("bicubic", "bilinear")
     require("image.resize", known, "must be 'bicubic' or 'bilinear'")
     require("image.std", config.image.std > 0, "must be above 0")
+    in_vocabulary = config.text.pad_id < config.model.text.vocab_size
+    vocabulary = config.model.text.vocab_size
+    require("text.pad_id", in_vocabulary, f"must be below model.text.vocab_size={vocabulary}")
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "must be -1 or above 0")
     require("eval.template", "{}" in config.eval.template, "must contain {} for the class name")
     return config

@@ -8,7 +8,7 @@ from siglip.config import Config, UserError, from_dict, validate
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Turn a `UserError` into one line on stderr and exit code 2, an interrupt into 130."""
     try:
         yield
@@ -16,12 +16,12 @@ def user_errors() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parse absl flags, then call `main`."""
+def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
+    """Parse absl flags, then call `main`; `interrupted` is what an interrupt prints."""
     from absl import app, flags, logging
 
     def parse(argv: list[str]) -> list[str]:
@@ -41,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded_main(_: list[str]) -> None:
-        with user_errors():
+        with user_errors(interrupted):
             main()
 
     app.run(guarded_main, flags_parser=parse)
@@ -58,4 +58,6 @@ def read_config(flag) -> Config:
 
 
 def _one_line(error: Exception) -> str:
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # ml_collections wraps its errors in each other
     return " ".join(str(error.args[0] if error.args else error).replace('"', "").split())

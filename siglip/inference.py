@@ -50,7 +50,7 @@ class Model:
 
         Sigmoid probabilities: every pair is judged by itself, a row need not sum to 1.
         """
-        ztxt = self.encode_text([template.format(label) for label in labels])
+        ztxt = self.encode_text([template.replace("{}", label) for label in labels])
         return probabilities(self.logits(self.encode_image(pictures), ztxt))
 
     @functools.cached_property
@@ -74,7 +74,11 @@ class Model:
             padding = np.zeros((padded - len(rows), *rows.shape[1:]), rows.dtype)
             z = encode(self.params, np.concatenate([rows, padding]))
             outputs.append(np.asarray(z)[: len(rows)])
-        return np.concatenate(outputs) if outputs else np.zeros((0, self.config.image.width))
+        return (
+            np.concatenate(outputs)
+            if outputs
+            else np.zeros((0, self.config.image.width), np.float32)
+        )
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

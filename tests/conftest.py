@@ -46,6 +46,6 @@ def tiny_config(tiny_model) -> cfg.Config:
             data=cfg.Data(train=str(EMOJI / "train-00000.tar"), batch_size=16, threads=2),
             optimizer=cfg.Optimizer(learning_rate=3e-3, warmup_steps=2),
             train=cfg.Train(steps=10, log_every=1, checkpoint_every=4),
-            eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar")),
+            eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar"), pixel_nn=True),
         )
     )

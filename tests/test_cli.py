@@ -51,6 +51,8 @@ def test_classify_prints_a_table(workdir, picture, capsys):
     cli.main(["classify", picture, "--labels", "a cat, a dog", "--checkpoint", workdir])
     out = capsys.readouterr().out
     assert "a cat" in out and "a dog" in out and out.count("%") == 2
+    cli.main(["classify", picture, "--labels", "[red] [/x]", "--checkpoint", workdir])
+    assert "[red] [/x]" in capsys.readouterr().out
 
 
 def test_classify_json(workdir, picture, capsys):
@@ -92,6 +94,7 @@ def python(*args):
     [
         (["--config.trian.steps=3"], "unknown field in a --config override: 'trian'"),
         (["--config.train.step=3"], "Did you mean steps instead of step?"),
+        (["--config.seed=-1"], "config.seed=-1: must be at least 0"),
         (["--config.train.steps=abc"], "flag --config.train.steps=abc: invalid literal for int"),
         (["--config.train.steps=0"], "config.train.steps=0: must be at least 1"),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),

@@ -155,16 +155,17 @@ def train_tokenizer(captions: list[str], path: pathlib.Path) -> None:
 
     SigLIP pads with the end-of-sentence id, so id 0 never occurs in a batch.
     """
+    model = io.BytesIO()  # a file's name would be recorded in the model
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),
-        model_prefix=str(path.with_suffix("")),
+        model_writer=model,
         vocab_size=VOCAB_SIZE,
         model_type="unigram",
         character_coverage=1.0,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         minloglevel=2,
     )  # fmt: skip
-    path.with_suffix(".vocab").unlink()
+    path.write_bytes(model.getvalue())
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The order of training samples, and batches made from them.
 
-The n-th global batch is a function of (config, n) alone: not of the number of hosts or threads,
-nor of how often the run was interrupted.
+The n-th global batch is a function of (data, config, n) alone: not of the number of hosts or
+threads, nor of how often the run was interrupted.
 """
 
 import dataclasses
@@ -26,14 +26,11 @@ class DecodedSource:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __repr__(self) -> str:
-        return repr(self._source)
-
     def __getitem__(self, i: int) -> tuple[Sample, Image.Image]:
         if (cached := self._cache.get(i)) is not None:
             return cached
         sample = self._source[i]
-        picture = images.decode(sample.image, sample.key)
+        picture = images.decode(sample.image, sample.where)
         size = picture.width * picture.height * 3
         # Threads may decode one picture twice or overshoot by a few pictures: harmless.
         if size <= self._free:
@@ -43,7 +40,12 @@ class DecodedSource:
 
 
 def train_batches(
-    c: cfg.Config, tokenizer: Tokenizer, *, process_index: int = 0, process_count: int = 1
+    c: cfg.Config,
+    source: TarSource,
+    tokenizer: Tokenizer,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> grain.IterDataset:
     """Endless batches `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
 
@@ -54,7 +56,6 @@ def train_batches(
         raise cfg.UserError(
             f"config.data.batch_size={c.data.batch_size}: {process_count} hosts do not divide it"
         )
-    source = TarSource(c.data.train)
     size = c.model.image.image_size
 
     def draw(item: tuple[Sample, Image.Image], rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -4,8 +4,10 @@ A source has `len(source)` and `source[i] -> Sample`. It is read by several thre
 """
 
 import collections
+import contextlib
 import dataclasses
 import glob
+import hashlib
 import json
 import os
 import pathlib
@@ -23,6 +25,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 @dataclasses.dataclass(frozen=True)
 class Sample:
     key: str
+    where: str  # shard and key, for messages
     image: bytes  # as encoded in the file
     captions: tuple[str, ...]
     meta: dict[str, Any]  # the sample's JSON
@@ -38,6 +41,8 @@ def expand(pattern: str) -> list[str]:
             pattern[: match.start()] + f"{i:0{len(low)}d}" + pattern[match.end() :]
             for i in range(int(low), int(high) + 1)
         ]
+        if not names:
+            raise UserError(f"{pattern}: the range is empty; write the lower number first")
         return [path for name in names for path in expand(name)]
     if glob.has_magic(pattern):
         if paths := sorted(glob.glob(pattern)):
@@ -51,53 +56,48 @@ def expand(pattern: str) -> list[str]:
 class TarSource:
     """WebDataset tar shards with random access.
 
-    A sample is a run of members that share a key: `<key>.jpg|jpeg|png|webp`, and its captions in
-    `<key>.json` (a list under "captions", or a string under "caption") or `<key>.txt`. Byte
+    A sample is the members of a shard that share a key: `<key>.jpg|jpeg|png|webp`, and its captions
+    in `<key>.json` (a list under "captions", or a string under "caption") or `<key>.txt`. Byte
     offsets are read once per shard and kept beside it in `<shard>.index.npz`, or only in memory
-    where the folder cannot be written. Reads are `pread`s on open files: no lock, no seek.
+    where the folder cannot be written. A file is open only while a sample is read: ten thousand
+    shards need no more descriptors than threads.
     """
 
     def __init__(self, pattern: str):
         self.shards = expand(pattern)
         self._indexes = [_load_index(path) for path in self.shards]
         self._ends = np.cumsum([len(index["keys"]) for index in self._indexes])
-        self._files: dict[int, int] = {}
         if not len(self):
             raise UserError(f"{pattern}: no samples (pictures with a .json or .txt) in the shards")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __repr__(self) -> str:
-        """Identifies the data for Grain's checkpoints: shards by name and number of samples."""
-        names = [(os.path.basename(s), len(i["keys"])) for s, i in self._both()]
-        return f"TarSource({names})"
-
-    def _both(self):
-        return zip(self.shards, self._indexes, strict=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # descriptors do not survive pickling
+    def fingerprint(self) -> str:
+        """Changes when shards are renamed, reordered, or hold other samples."""
+        digest = hashlib.sha256()
+        for shard, index in zip(self.shards, self._indexes, strict=True):
+            digest.update(f"{os.path.basename(shard)}\n".encode())
+            for name in ("keys", "image", "text"):
+                digest.update(index[name].tobytes())
+        return digest.hexdigest()
 
     def __getitem__(self, i: int) -> Sample:
         shard = int(np.searchsorted(self._ends, i, side="right"))
         index = self._indexes[shard]
         row = i - (self._ends[shard - 1] if shard else 0)
         key = str(index["keys"][row])
-        image = self._read(shard, index["image"][row])
-        text = self._read(shard, index["text"][row])
         where = f"{self.shards[shard]}: {key}"
+        try:
+            with open(self.shards[shard], "rb", buffering=0) as file:
+                image, text = (
+                    os.pread(file.fileno(), int(size), int(offset))
+                    for offset, size in (index["image"][row], index["text"][row])
+                )
+        except OSError as error:
+            raise UserError(f"{where}: {error.strerror}; is the shard still there?") from None
         captions, meta = _parse_text(text, bool(index["is_json"][row]), where)
-        return Sample(key, image, captions, meta)
-
-    def _read(self, shard: int, span: np.ndarray) -> bytes:
-        # Two threads may open the same shard at once; setdefault keeps one of the descriptors.
-        if shard not in self._files:
-            fd = os.open(self.shards[shard], os.O_RDONLY)
-            if self._files.setdefault(shard, fd) != fd:
-                os.close(fd)
-        offset, size = int(span[0]), int(span[1])
-        return os.pread(self._files[shard], size, offset)
+        return Sample(key, where, image, captions, meta)
 
 
 def _parse_text(data: bytes, is_json: bool, where: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -108,7 +108,7 @@ def _parse_text(data: bytes, is_json: bool, where: str) -> tuple[tuple[str, ...]
     if not isinstance(meta, dict):
         raise UserError(f"{where}: its JSON is not an object with captions; repair the shard")
     captions = meta.get("captions", meta.get("caption", ()))
-    captions = (captions,) if isinstance(captions, str) else tuple(captions)
+    captions = captions if isinstance(captions, list | tuple) else (captions,)
     if not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{where}: a caption is not text; repair the shard")
     captions = tuple(caption for caption in captions if caption.strip())
@@ -135,8 +135,9 @@ def _load_index(path: str) -> dict[str, np.ndarray]:
         with open(temporary, "wb") as file:
             np.savez(file, **index)
         os.replace(temporary, sidecar)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # read-only data is fine
+    except OSError:  # read-only data is fine
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return index
 
 
@@ -153,6 +154,10 @@ def _scan(path: str, file_size: int) -> dict[str, np.ndarray]:
                         raise tarfile.ReadError(f"{member.name} is cut short")
                     span = (member.offset_data, member.size)
                     members[f"{folder}/{key}" if folder else key][suffix.lower()] = span
+            # tarfile takes a damaged header, or a cut between two members, for the end.
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
     except tarfile.TarError as error:
         raise UserError(f"{path}: not a whole tar file ({error}); fetch it again") from None
     rows = []

@@ -1,5 +1,6 @@
 """From captions to token ids of exactly the text tower's length."""
 
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -37,6 +38,9 @@ class Tokenizer:
         self.eos_id = self._processor.eos_id()
         if self.eos_id < 0:
             raise cfg.UserError(f"config.text.tokenizer={c.tokenizer!r}: has no end-of-sentence id")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.model).hexdigest()
 
     @property
     def vocab_size(self) -> int:

@@ -42,15 +42,17 @@ def contact_sheet(
     for axis, i in zip(axes.flat, chosen, strict=False):
         axis.imshow(pictures[int(i)].resize((160, 160), Image.Resampling.BICUBIC))
         right = result.labels[i]
-        lines = [(int(j), float(probs[i, j])) for j in best[i, : len(result.names)]]
-        for row, (j, p) in enumerate(lines):
+        lines = []
+        for j in best[i]:
             mark, color = ("\N{CHECK MARK} ", "green") if j == right else ("", "black")
-            text = f"{mark}{_short(result.names[j])} {p:.0%}"
-            axis.text(0.5, -0.08 - 0.13 * row, text, transform=axis.transAxes, color=color,
-                      ha="center", va="top", fontsize=8)  # fmt: skip
+            lines.append((f"{mark}{_short(result.names[j])} {probs[i, j]:.0%}", color))
         if right not in best[i]:
-            axis.text(0.5, -0.08 - 0.13 * TOP, f"is: {_short(result.names[right])}", ha="center",
-                      va="top", transform=axis.transAxes, color="grey", fontsize=8)  # fmt: skip
+            lines.append((f"is: {_short(result.names[right])}", "grey"))
+        for row, (text, color) in enumerate(lines):
+            axis.text(
+                0.5, -0.08 - 0.13 * row, text, color=color, fontsize=8, ha="center", va="top",
+                transform=axis.transAxes, parse_math=False,  # names may hold dollars
+            )  # fmt: skip
     figure.suptitle(f"top-1 {result.topk(1):.1%} over {len(result.names)} names", fontsize=12)
     figure.tight_layout(h_pad=2.0, rect=(0, 0.02, 1, 0.98))
     figure.savefig(path, dpi=100)

@@ -1,5 +1,6 @@
 """The evaluation of a training run, from its workdir to the report."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -22,23 +23,25 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
     Returns what `report.json` holds. `override` replaces the checkpoint's `eval` section.
     """
     start = time.monotonic()
-    checkpoints = Checkpoints(workdir)
-    config = checkpoints.config()
-    evaluation = (override or config).eval
-    source = TarSource(evaluation.data)
-    model = dataclasses.replace(load_latest(checkpoints, workdir), batch_size=evaluation.batch_size)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        config = checkpoints.config()
+        evaluation = (override or config).eval
+        source = TarSource(evaluation.data)
+        train = TarSource(config.data.train) if evaluation.pixel_nn else None
+        model = load_latest(checkpoints, workdir)
+    model = dataclasses.replace(model, batch_size=evaluation.batch_size)
     result = zeroshot.evaluate(model, source, evaluation)
     scored = time.monotonic()
-    pixel_nn = zeroshot.pixel_nearest_neighbour(
-        TarSource(config.data.train), source, evaluation.label,
-        config.model.image.image_size, config.image,
-    )  # fmt: skip
+    pixel_nn = None
+    if train:
+        size = config.model.image.image_size
+        pixel_nn = zeroshot.pixel_nearest_neighbour(
+            train, source, evaluation.label, size, config.image
+        )
     compared = time.monotonic()
 
     folder = pathlib.Path(workdir)
     paths = {name: folder / name for name in ("report.json", "predictions.png", "loss.png")}
-    report.contact_sheet(paths["predictions.png"], result, zeroshot.Pictures(source))
-    report.loss_curve(paths["loss.png"], read_lines(folder / JSONL))
     numbers = {
         "top1": result.topk(1),
         "top5": result.topk(5),
@@ -52,6 +55,8 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
         "template": evaluation.template,
     }
     report.write_json(paths["report.json"], numbers)
+    report.contact_sheet(paths["predictions.png"], result, zeroshot.Pictures(source))
+    report.loss_curve(paths["loss.png"], read_lines(folder / JSONL))
     _print(numbers, paths)
     print(
         f"time: scoring {scored - start:.1f} s, pixel nearest neighbour "
@@ -70,7 +75,8 @@ def _print(numbers: dict, paths: dict[str, pathlib.Path]) -> None:
         ("top-1 of pixel nearest neighbour", numbers["pixel_nn_top1"]),
         ("top-1 by chance", numbers["chance"]),
     ):
-        table.add_row(name, f"{value:.2%}")
+        if value is not None:
+            table.add_row(name, f"{value:.2%}")
     Console().print(table)
     for path in paths.values():
         print(path)

@@ -1,7 +1,6 @@
 """Zero-shot classification: which class name fits a picture best."""
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,14 @@ class Result:
     names: list[str]
     labels: np.ndarray  # (n,) index into names
     logits: np.ndarray  # (n, m) float32
-    seconds: float
 
     def topk(self, k: int) -> float:
-        """The share of pictures whose class is among the k highest logits; ties count against."""
+        """The share of pictures whose class is among the k highest logits.
+
+        Ties and NaN count against.
+        """
         own = np.take_along_axis(self.logits, self.labels[:, None], axis=1)
-        return float(np.mean(np.sum(self.logits >= own, axis=1) <= k))
+        return float(np.mean(np.sum(~(self.logits < own), axis=1) <= k))
 
     def best(self, k: int) -> np.ndarray:
         """`(n, k)` indices of the highest logits, best first."""
@@ -39,8 +40,8 @@ def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
         sample = source[i]
         if not isinstance(sample.meta.get(label), str):
             raise cfg.UserError(
-                f"{sample.key}: its JSON has no text field {label!r}; set config.eval.label to one "
-                f"of {', '.join(sample.meta)}"
+                f"{sample.where}: its JSON has no text field {label!r}; set config.eval.label to "
+                f"one of {', '.join(sample.meta)}"
             )
         labels.append(index.setdefault(sample.meta[label], len(index)))
     return list(index), np.array(labels)
@@ -48,11 +49,10 @@ def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
 
 def evaluate(model: Model, source: TarSource, c: cfg.Evaluation) -> Result:
     """Score every picture of a labelled source against all its class names."""
-    start = time.monotonic()
     names, labels = class_names(source, c.label)
     zimg = model.encode_image(Pictures(source))
-    ztxt = model.encode_text([c.template.format(name) for name in names])
-    return Result(names, labels, model.logits(zimg, ztxt), time.monotonic() - start)
+    ztxt = model.encode_text([c.template.replace("{}", name) for name in names])
+    return Result(names, labels, model.logits(zimg, ztxt))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,27 +68,33 @@ class Pictures:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         sample = self.source[index]
-        return images.decode(sample.image, sample.key)
+        return images.decode(sample.image, sample.where)
 
 
 def pixel_nearest_neighbour(
-    train: TarSource, test: TarSource, label: str, size: int, image: cfg.Image
+    train: TarSource, test: TarSource, label: str, size: int, image: cfg.Image, chunk: int = 4096
 ) -> float:
     """Top-1 of copying the label of the training picture with the nearest pixels (L2).
 
-    What a model scores that only compares colours in place: the number to pass.
+    What a model scores that only compares colours in place: the number to pass. The training
+    pictures are read `chunk` at a time.
     """
 
-    def pixels(source: TarSource) -> np.ndarray:
-        return np.stack(
-            [images.resize(p, size, image).reshape(-1).astype(np.float32) for p in Pictures(source)]
-        )
+    def read(source: TarSource, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        pictures = Pictures(source)[start:stop]
+        pixels = [images.resize(p, size, image).reshape(-1).astype(np.float32) for p in pictures]
+        names = [source[i].meta.get(label, "") for i in range(start, min(stop, len(source)))]
+        return np.stack(pixels), np.array(names)
 
-    names = {
-        source: np.array([source[i].meta.get(label, "") for i in range(len(source))])
-        for source in (train, test)
-    }
-    train_x, test_x = pixels(train), pixels(test)
-    # |a - b|^2 without |a|^2, which is the same for all candidates of a.
-    distances = np.sum(train_x**2, axis=1) - 2 * test_x @ train_x.T
-    return float(np.mean(names[train][distances.argmin(axis=1)] == names[test]))
+    test_x, test_names = read(test, 0, len(test))
+    nearest = np.full(len(test), np.inf)
+    guesses = np.full(len(test), "", dtype=object)
+    for start in range(0, len(train), chunk):
+        train_x, train_names = read(train, start, start + chunk)
+        # |a - b|^2 without |a|^2, which is the same for all candidates of a.
+        distances = np.sum(train_x**2, axis=1) - 2 * test_x @ train_x.T
+        best = distances.argmin(axis=1)
+        distance = distances[np.arange(len(test)), best]
+        closer = distance < nearest
+        nearest[closer], guesses[closer] = distance[closer], train_names[best[closer]]
+    return float(np.mean(guesses == test_names))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 
 class PairMetrics(NamedTuple):
@@ -28,7 +28,7 @@ def ring_sigmoid_loss(
     Args:
       zimg, ztxt: `(n, d)`; the number of devices must divide n.
       t, b: logarithm of the temperature and bias, scalars.
-      mesh: the devices of the ring, in the mesh's order.
+      mesh: the devices of the ring, in the mesh's order; its axes must be of type Auto.
       with_metrics: also return `PairMetrics`.
 
     Returns:
@@ -39,6 +39,11 @@ def ring_sigmoid_loss(
         raise ValueError(f"embeddings must both be (n, d), got {zimg.shape} and {ztxt.shape}")
     if len(zimg) % mesh.size:
         raise ValueError(f"{mesh.size} devices do not divide a batch of {len(zimg)} pairs")
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "the ring needs a mesh with Auto axes: siglip.parallel.mesh.make_mesh makes one, or "
+            "pass axis_types=(jax.sharding.AxisType.Auto,) * n to jax.make_mesh"
+        )
     axes = mesh.axis_names
     rows, scalar = PartitionSpec(axes), PartitionSpec()
     loss, metrics = jax.shard_map(

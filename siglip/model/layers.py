@@ -109,11 +109,12 @@ class Encoder(nnx.Module):
         def step(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
             return block(x).astype(self.dtype), None
 
-        if self.remat:
-            step = jax.checkpoint(step, prevent_cse=False)
         # On CPU an unrolled scan halves the time of the backward pass; elsewhere it only
         # lengthens compilation.
         unroll = jax.default_backend() == "cpu"
+        if self.remat:
+            # A loop by itself keeps the compiler from merging the recomputation with the original.
+            step = jax.checkpoint(step, prevent_cse=unroll)
         x, _ = jax.lax.scan(step, x.astype(self.dtype), self.blocks, unroll=unroll)
         return self.norm(x)
 

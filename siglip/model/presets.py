@@ -1,8 +1,7 @@
 """The published sizes, and every released fixed-resolution combination by name.
 
-Sizes follow the tables of the papers (arXiv 2303.15343, 2305.13035, 2502.14786); `create("B/16
-256")`-style names are those of the released checkpoints: `siglip-` for SigLIP, `siglip2-` for
-SigLIP 2, then the size, the patch and the image size.
+Sizes follow the tables of the papers (arXiv 2303.15343, 2305.13035, 2502.14786). A name is
+`siglip` or `siglip2`, the size with its patch, and the image size: `siglip-b16-256`.
 """
 
 from siglip import config as cfg

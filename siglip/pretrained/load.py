@@ -1,5 +1,6 @@
 """From a place where a model lies to a model that can be used."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -14,7 +15,8 @@ from siglip.model import siglip
 
 def load(workdir: str | os.PathLike) -> inference.Model:
     """The model of the latest checkpoint in a workdir that `train.py` wrote."""
-    return load_latest(Checkpoints(workdir), workdir)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return load_latest(checkpoints, workdir)
 
 
 def load_latest(checkpoints: Checkpoints, workdir: str | os.PathLike) -> inference.Model:

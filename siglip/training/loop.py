@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.data.pipeline import train_batches
+from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer, check_vocabulary
 from siglip.metrics import MetricsWriter, Progress
 from siglip.model import siglip
@@ -51,8 +52,10 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
         meshes.check_batch(config.data.batch_size, mesh, "data.batch_size")
         tokenizer = Tokenizer(config.text, config.model.text.length)
         check_vocabulary(tokenizer, config.model.text)
+        source = TarSource(config.data.train)
+        inputs = {"data": source.fingerprint(), "tokenizer": tokenizer.fingerprint()}
         hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        batches = iter(train_batches(config, tokenizer, **hosts))
+        batches = iter(train_batches(config, source, tokenizer, **hosts))
         tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
     keep = config.train.keep_checkpoints
     # Closing waits for what is being written, also when an error ends the run.
@@ -60,10 +63,10 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
         with watch("set up"):
             done = checkpoints.step or 0
             if done:
-                checkpoints.check_config(config, str(workdir))
+                checkpoints.check_same_run(config, inputs)
                 items = checkpoints.restore(state.abstract(config, tx, mesh).to_items())
                 train_state = state.TrainState.from_items(items)
-                batches.set_state(checkpoints.data_state())
+                batches.set_state(checkpoints.metadata["iterator"])
             else:
                 train_state = state.create(config, tx, mesh)
             if jax.process_index() == 0:
@@ -84,7 +87,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
             with contextlib.closing(Reporter(config, workdir, done, watch)) as reporter:
                 train_state = _steps(
                     config, mesh, train_step, train_state, done, batch, batches,
-                    checkpoints, reporter, watch,
+                    inputs, checkpoints, reporter, watch,
                 )  # fmt: skip
     print(f"time: {watch}", flush=True)
     return train_state
@@ -92,8 +95,8 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
 
 def _steps(
     config: cfg.Config, mesh: Mesh, train_step: Step, train_state: state.TrainState, done: int,
-    batch: Batch, batches: Iterator, checkpoints: Checkpoints, reporter: "Reporter",
-    watch: Stopwatch,
+    batch: Batch, batches: Iterator, inputs: dict[str, str], checkpoints: Checkpoints,
+    reporter: "Reporter", watch: Stopwatch,
 ) -> state.TrainState:  # fmt: skip
     """Steps from `done` to the last.
 
@@ -117,7 +120,7 @@ def _steps(
                 reporter.read(done, values)  # a state that is not finite is never saved
             previous = None
             with watch("checkpoints"):
-                checkpoints.save(done, train_state.to_items(), config, data_state)
+                checkpoints.save(done, train_state.to_items(), config, inputs, data_state)
     with watch("checkpoints"):
         checkpoints.wait()
     return train_state
@@ -140,9 +143,10 @@ class Reporter:
     def read(self, step: int, values: Metrics) -> None:
         """`values` are those of the update that made `step`; waits until it is computed."""
         loss = float(values["loss"])
-        if not math.isfinite(loss):
+        if not (math.isfinite(loss) and math.isfinite(values["param_norm"])):
             raise cfg.UserError(
-                f"step {step}: the loss is {loss}; lower optimizer.learning_rate="
+                f"step {step}: the loss is {loss}, the norm of the updated parameters "
+                f"{float(values['param_norm'])}; lower optimizer.learning_rate="
                 f"{self._config.optimizer.learning_rate} or raise optimizer.warmup_steps="
                 f"{self._config.optimizer.warmup_steps}; checkpoints before it are intact in "
                 f"{self._workdir}"

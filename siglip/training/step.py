@@ -60,7 +60,7 @@ def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh
             "temperature": jnp.exp(state.params["t"]),
             "b": state.params["b"],
             "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(state.params),
+            "param_norm": optax.tree.norm(params),  # after the update: finite if the new state is
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -13,7 +13,8 @@ from siglip.data.text import Tokenizer
 
 def batches(config, count, *, start=None, **kwargs):
     tokenizer = Tokenizer(config.text, config.model.text.length)
-    iterator = iter(pipeline.train_batches(config, tokenizer, **kwargs))
+    source = TarSource(config.data.train)
+    iterator = iter(pipeline.train_batches(config, source, tokenizer, **kwargs))
     if start is not None:
         iterator.set_state(start)
     return [next(iterator) for _ in range(count)], iterator.get_state()

@@ -75,10 +75,15 @@ def test_index_beside_the_shard_is_used_and_renewed(shard):
 
 
 def test_read_only_folders_are_fine(shard, monkeypatch):
-    def refuse(*_):
-        raise PermissionError("read-only")
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", refuse)
+        assert len(TarSource(shard)) == 3
+    for leftover in pathlib.Path(shard).parent.glob("*.tmp"):
+        leftover.unlink()
     assert len(TarSource(shard)) == 3
     assert os.listdir(os.path.dirname(shard)) == ["a.tar"]
 
@@ -123,6 +128,8 @@ def test_emoji_are_what_the_readme_says():
         ([("a.png", b"x"), ("a.txt", b" \n")], "a: has no caption"),
         ([("a.png", b"x"), ("a.json", b"[1, 2]")], "a: its JSON is not an object"),
         ([("a.png", b"x"), ("a.json", b'{"captions": [3]}')], "a: a caption is not text"),
+        ([("a.png", b"x"), ("a.json", b'{"captions": null}')], "a: a caption is not text"),
+        ([("a.png", b"x"), ("a.json", b'{"caption": 5}')], "a: a caption is not text"),
     ],
 )
 def test_broken_shards_are_told_in_one_line(tmp_path, members, message):
@@ -135,13 +142,33 @@ def test_broken_shards_are_told_in_one_line(tmp_path, members, message):
 def test_missing_and_truncated_shards(tmp_path, shard):
     with pytest.raises(UserError, match=r"nope-01\.tar: no such shard; check"):
         expand(str(tmp_path / "nope-{01..02}.tar"))
+    with pytest.raises(UserError, match="the range is empty"):
+        expand("a-{009..000}.tar")
     with pytest.raises(UserError, match="no file matches"):
         expand(str(tmp_path / "nope-*.tar"))
     with pytest.raises(UserError, match=r"set config\.data\.train"):
         expand("")
     data = pathlib.Path(shard).read_bytes()
-    for cut in (700, 100):
-        cut_path = tmp_path / f"cut{cut}.tar"
-        cut_path.write_bytes(data[:cut])
-        with pytest.raises(UserError, match=rf"cut{cut}\.tar: not a whole tar file .* fetch it"):
+    members = len(data.rstrip(b"\0"))
+    broken = {f"cut{n}": data[:n] for n in range(100, members, 512)}
+    broken |= {f"even{n}": data[:n] for n in range(512, members, 512)}
+    broken["damaged"] = data[:1024] + b"?" * 512 + data[1536:]  # a header in the middle
+    for name, cut in broken.items():
+        cut_path = tmp_path / f"{name}.tar"
+        cut_path.write_bytes(cut)
+        with pytest.raises(UserError, match=rf"{name}\.tar: not a whole tar file .* fetch it"):
             TarSource(str(cut_path))
+
+
+def test_many_shards_need_few_descriptors(tmp_path):
+    for i in range(40):
+        write_tar(tmp_path / f"s-{i:02d}.tar", [("k.png", picture_bytes()), ("k.txt", b"x")])
+    source = TarSource(str(tmp_path / "s-{00..39}.tar"))
+    files = pathlib.Path("/proc/self/fd")  # on Linux
+    before = len(list(files.glob("*")))
+    for i in range(40):
+        assert source[i].key == "k"
+    assert len(list(files.glob("*"))) == before
+    os.remove(source.shards[3])
+    with pytest.raises(UserError, match=r"s-03\.tar: k: No such file .* still there"):
+        source[3]

@@ -14,7 +14,7 @@ from tests.data.test_sources import picture_bytes, write_tar
 
 def result(logits, labels):
     names = [f"name {i}" for i in range(np.shape(logits)[1])]
-    return zeroshot.Result(names, np.array(labels), np.array(logits, np.float32), 0.0)
+    return zeroshot.Result(names, np.array(labels), np.array(logits, np.float32))
 
 
 def test_topk():
@@ -27,6 +27,7 @@ def test_ties_count_against():
     """A model that gives every name the same logit has recognised nothing."""
     r = result(np.zeros((4, 4)), [0, 1, 2, 3])
     assert r.topk(1) == 0 and r.topk(4) == 1
+    assert result(np.full((2, 3), np.nan), [0, 1]).topk(1) == 0
 
 
 def labelled_tar(path, colors, label="name"):
@@ -51,8 +52,9 @@ def test_class_names_in_order_of_appearance(tmp_path):
 def test_pixel_nearest_neighbour(tmp_path):
     train = TarSource(labelled_tar(tmp_path / "a.tar", ["red", "blue", "white"]))
     test = TarSource(labelled_tar(tmp_path / "b.tar", ["blue", "red", "black", "white"]))
-    share = zeroshot.pixel_nearest_neighbour(train, test, "name", 8, cfg.Image())
-    assert share == 3 / 4  # there is no black to copy from
+    for chunk in (1, 2, 100):
+        share = zeroshot.pixel_nearest_neighbour(train, test, "name", 8, cfg.Image(), chunk)
+        assert share == 3 / 4  # there is no black to copy from
 
 
 def test_evaluation_of_a_workdir(tiny_config, tmp_path, capsys):
@@ -75,7 +77,8 @@ def test_evaluation_of_a_workdir(tiny_config, tmp_path, capsys):
 
     shards = labelled_tar(tmp_path / "a.tar", ["red", "blue"], label="colour")
     other = dataclasses.replace(tiny_config, eval=cfg.Evaluation(shards, label="colour"))
-    assert run.evaluate_workdir(workdir, other)["classes"] == 2
+    numbers = run.evaluate_workdir(workdir, other)
+    assert numbers["classes"] == 2 and numbers["pixel_nn_top1"] is None
     with pytest.raises(cfg.UserError, match="no such shard"):
         run.evaluate_workdir(
             workdir, dataclasses.replace(tiny_config, eval=cfg.Evaluation("gone.tar"))
@@ -94,5 +97,6 @@ def test_workdirs_without_a_checkpoint_are_refused_and_left_alone(tmp_path):
 def test_contact_sheet_of_few_pictures_and_names(tmp_path):
     source = TarSource(labelled_tar(tmp_path / "a.tar", ["red", "blue"]))
     sheet = tmp_path / "sheet.png"
-    report.contact_sheet(sheet, result([[1, 0], [1, 0]], [0, 1]), zeroshot.Pictures(source))
+    odd = dataclasses.replace(result([[1, 0], [1, 0]], [0, 1]), names=["$\\frac$", "[red]"])
+    report.contact_sheet(sheet, odd, zeroshot.Pictures(source))
     assert sheet.stat().st_size > 1000

@@ -137,3 +137,6 @@ def test_mismatched_embeddings_are_refused():
         ring_sigmoid_loss(zimg, ztxt[:-1], t, b, mesh=mesh_of(1))
     with pytest.raises(ValueError, match="5 devices do not divide"):
         ring_sigmoid_loss(zimg, ztxt, t, b, mesh=mesh_of(5))
+    explicit = jax.make_mesh((8,), ("x",), (jax.sharding.AxisType.Explicit,))
+    with pytest.raises(ValueError, match="needs a mesh with Auto axes"):
+        ring_sigmoid_loss(zimg, ztxt, t, b, mesh=explicit)

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +15,14 @@ import time
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.metrics import JSONL, read_lines
 from siglip.parallel import mesh as meshes
 from siglip.training import loop, optimizer, state
-from tests.conftest import ROOT
+from tests.conftest import EMOJI, ROOT
 from tests.data.test_sources import picture_bytes, write_tar
 
 # What a clock measures, and so differs from run to run.
@@ -140,7 +143,7 @@ def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
     items = state.abstract(config, tx, one_device).to_items()
     ours, expected = Checkpoints(killed), Checkpoints(whole)
     assert ours.step == expected.step == 60
-    assert ours.data_state() == expected.data_state()
+    assert ours.metadata == expected.metadata
     assert_same_state(ours.restore(items), expected.restore(items))
 
 
@@ -161,9 +164,36 @@ def test_another_configuration_is_refused(tiny_config, tmp_path):
     loop.train(change(config, "data", threads=1), tmp_path)
 
 
+@pytest.mark.parametrize("section,field", [("data", "train"), ("text", "tokenizer")])
+def test_changed_inputs_are_refused(tiny_config, tmp_path, section, field):
+    """The same path, other contents."""
+    path = tmp_path / "input"
+    shutil.copy(getattr(getattr(tiny_config, section), field), path)
+    config = change(tiny_config, section, **{field: str(path)})
+    config = change(config, "train", steps=4)
+    loop.train(config, tmp_path / "run")
+    if field == "train":
+        shutil.copy(EMOJI / "train-00001.tar", path)
+    else:
+        path.write_bytes(other_tokenizer())
+    with pytest.raises(cfg.UserError, match=r"the (data|tokenizer) changed since its checkpoint"):
+        loop.train(config, tmp_path / "run")
+
+
+def other_tokenizer() -> bytes:
+    """A SentencePiece model of few pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a few words", "and others"] * 9), model_writer=model,
+        vocab_size=22, bos_id=-1, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    return model.getvalue()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
-    config = change(tiny_config, "optimizer", learning_rate=1e20, grad_clip=0.0)
-    with pytest.raises(cfg.UserError, match=r"step \d+: the loss is (nan|inf); lower") as error:
+    config = change(tiny_config, "optimizer", learning_rate=1e30, warmup_steps=0)
+    config = change(config, "train", checkpoint_every=1)
+    with pytest.raises(cfg.UserError, match=r"step 1: the loss is .*; lower") as error:
         loop.train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not os.listdir(tmp_path / "checkpoints"), "a state that is not finite was saved"
@@ -177,6 +207,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
         ("text", {"tokenizer": "nowhere.model"}, "no such file"),
         ("mesh", {"fsdp": 3}, "does not make 8 devices"),
         ("train", {"log_every": 0}, "at least 1"),
+        ("text", {"pad_id": 2000}, r"text\.pad_id=2000: must be below model\.text\.vocab_size"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
@@ -192,7 +223,7 @@ def test_mistakes_are_told_before_anything_is_written(
     [
         (
             (picture_bytes(size=(64, 64))[:60], b'{"caption": "x"}'),
-            "bad: not a readable image .* replace or remove",
+            r"bad\.tar: bad: not a readable image .* replace or remove",
         ),
         ((picture_bytes(), b'{"captions": []}'), r"bad\.tar: bad: has no caption; remove"),
     ],
@@ -208,3 +239,9 @@ def test_a_bad_sample_stops_the_run_with_its_name(tiny_config, tmp_path, bad, me
     assert "\n" not in str(error.value)
     # Only whole checkpoints are left.
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if not p.name.isdigit()]
+
+
+def test_workdirs_that_cannot_be_written_are_told(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cfg.UserError, match=r"Not a directory; give a --workdir"):
+        loop.train(tiny_config, tmp_path / "file")
