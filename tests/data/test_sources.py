@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pathlib
-import pickle
 import tarfile
 
 import numpy as np
@@ -98,12 +97,6 @@ def test_several_shards_and_patterns(tmp_path):
     assert expand(braces) == expand(str(tmp_path / "s-*.tar"))
     source = TarSource(braces)  # the first shard is empty
     assert [source[i].key for i in range(2)] == ["k1", "k2"]
-
-
-def test_survives_pickling(shard):
-    source = TarSource(shard)
-    assert source[1].key == "two"  # a file is open
-    assert pickle.loads(pickle.dumps(source))[1] == source[1]
 
 
 def test_emoji_are_what_the_readme_says():
