@@ -33,7 +33,8 @@ def ring_sigmoid_loss(
 
     Returns:
       The same value and gradients as `sigmoid_loss`. A device holds one (n / D, n / D) block of
-      logits at a time, in the backward pass too, where blocks are computed again.
+      logits at a time, in the backward pass too, where blocks are computed again. The texts that
+      passed by, `(n, d)` on each device, are kept for the backward pass.
     """
     if zimg.shape != ztxt.shape or zimg.ndim != 2:
         raise ValueError(f"embeddings must both be (n, d), got {zimg.shape} and {ztxt.shape}")
