@@ -12,7 +12,7 @@ export MALLOC_TOP_PAD_ := 268435456
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Stamps: a target installs again only when the requirements change.
 $(VENV)/.installed: requirements.txt pyproject.toml

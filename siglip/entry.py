@@ -32,7 +32,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
                 raise UserError(_one_line(error)) from None
             except (KeyError, AttributeError) as error:
                 raise UserError(
-                    f"unknown field in a --config override: {_one_line(error)}"
+                    f"unknown field in a --config override: {_one_line(error)}; "
+                    "siglip/config.py lists all fields"
                 ) from None
             if rest[1:]:
                 raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
