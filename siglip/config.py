@@ -7,10 +7,31 @@ not know. This file knows no configuration library and nothing of JAX.
 
 import dataclasses
 import difflib
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# What fields of words may hold, and what it means.
+CLEAN = {
+    "none": "the text as it is",
+    "lower": "lower case",
+    "strip_punctuation": "lower case, punctuation deleted, spaces collapsed (transformers, SigLIP 1)",
+    "canonicalize": "ftfy, HTML entities, `_` as space, then strip_punctuation (OpenCLIP)",
+}
+RESIZE = {
+    "bicubic": "antialiased",
+    "bilinear": "antialiased",
+    "tf_bilinear": "without antialias, truncated to 8 bits (big_vision)",
+}
+RGB = {
+    "on_white": "transparent pixels on white, then resized",
+    "drop_alpha": "transparency dropped, then resized (transformers)",
+    "after_resize": "resized in its own mode, then transparency dropped (OpenCLIP)",
+    "tensorflow": "as tf.io.decode_image: fast DCT, transparency dropped (big_vision)",
+}
 
 
 class UserError(Exception):
@@ -19,7 +40,7 @@ class UserError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ImageTower:
-    """Vision transformer with a MAP head; its embedding has `width` dimensions."""
+    """Vision transformer; its embedding has `width` dimensions."""
 
     width: int
     depth: int
@@ -27,6 +48,8 @@ class ImageTower:
     heads: int
     patch_size: int  # pixels
     image_size: int  # pixels; what does not fill a patch at the right and bottom is dropped
+    pool: str = "map"  # attention with a learned probe; "mean": of the tokens (timm's GAP trunks)
+    gelu: str = "tanh"  # as trained; "erf": as OpenCLIP and timm run some of the same weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +63,15 @@ class TextTower:
     vocab_size: int
     length: int  # tokens; every text is padded or cut to exactly this
     out_dim: int  # of the linear head; 0: no head (one released model has none)
+    gelu: str = "tanh"
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    image: ImageTower
-    text: TextTower
+    """Two towers; a checkpoint of one tower alone has None for the other."""
+
+    image: ImageTower | None
+    text: TextTower | None
     temperature_init: float = 10.0  # stored as its logarithm
     bias_init: float = -10.0
     dtype: str = "float32"  # of matrix products; parameters and loss are always float32
@@ -56,16 +82,18 @@ class Model:
 class Text:
     """How a caption becomes token ids. Belongs to the model: saved with every checkpoint."""
 
-    tokenizer: str = ""  # path of a SentencePiece model
-    pad_id: int = 1  # SigLIP 1 pads with the end-of-sentence id
-    lower: bool = True
+    tokenizer: str = ""  # path of a SentencePiece model, or of a tokenizer.json
+    pad_id: int = 1  # SigLIP 1 pads with the end-of-sentence id, SigLIP 2 with 0
+    clean: str = "lower"  # before tokenising; one of CLEAN
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
     """How a picture becomes pixels in [-1, 1]. Belongs to the model like `Text`."""
 
-    resize: str = "bicubic"  # antialiased, squashed to the square; or "bilinear"
+    resize: str = "bicubic"  # to the square, whatever the picture's shape; one of RESIZE
+    rgb: str = "on_white"  # how a picture of another mode becomes RGB; one of RGB
+    upright: bool = True  # turn a file's picture as its EXIF orientation says
     mean: float = 0.5
     std: float = 0.5
 
@@ -157,8 +185,12 @@ def from_dict(values: Mapping[str, Any], cls: type[T] = Config, where: str = "co
         if name in values:
             kwargs[name] = _convert(values[name], field.type, f"{where}.{name}")
         elif field.default is dataclasses.MISSING:
-            raise UserError(f"{where}.{name}: missing; it is a {_name(field.type)}")
+            raise UserError(f"{where}.{name}: missing; it is a {_name(_kind(field.type))}")
     return cls(**kwargs)
+
+
+def _kind(kind: Any) -> type:
+    return typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
 
 
 def _name(kind: type) -> str:
@@ -166,6 +198,9 @@ def _name(kind: type) -> str:
 
 
 def _convert(value: Any, kind: type, where: str) -> Any:
+    if value is None and isinstance(kind, types.UnionType):  # a section that may be None
+        return None
+    kind = _kind(kind)
     if dataclasses.is_dataclass(kind):
         if isinstance(value, Mapping):
             return from_dict(value, kind, where)
@@ -200,11 +235,25 @@ _AT_LEAST = {
 }
 
 
+_WORDS = {
+    "model.image.pool": ("map", "mean"),
+    "model.image.gelu": ("tanh", "erf"),
+    "model.text.gelu": ("tanh", "erf"),
+    "model.dtype": ("float32", "bfloat16"),
+    "text.clean": CLEAN,
+    "image.resize": RESIZE,
+    "image.rgb": RGB,
+}
+
+
 def validate(config: Config) -> Config:
     """Check every rule that crosses fields; returns the config unchanged.
 
     What depends on the machine (devices, files) is checked where the machine is known.
     """
+    for name in ("image", "text"):
+        if getattr(config.model, name) is None:
+            raise UserError(f"config.model.{name}: None; a run needs both towers")
     values = _flatten(to_dict(config))
 
     def require(path: str, ok: bool, rule: str) -> None:
@@ -220,8 +269,8 @@ def validate(config: Config) -> Config:
     for name in ("b1", "b2"):
         require(f"optimizer.{name}", 0 <= values[f"optimizer.{name}"] < 1, "must be in [0, 1)")
     require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
-    known = config.image.resize in ("bicubic", "bilinear")
-    require("image.resize", known, "must be 'bicubic' or 'bilinear'")
+    for path, words in _WORDS.items():
+        require(path, values[path] in words, f"must be one of {', '.join(words)}")
     require("image.std", config.image.std > 0, "must be above 0")
     in_vocabulary = config.text.pad_id < config.model.text.vocab_size
     vocabulary = config.model.text.vocab_size
@@ -248,8 +297,6 @@ def _check_model(model: Model, require: Callable[[str, bool, str], None]) -> Non
         f"text embeddings have {text_dim} dimensions, image embeddings {image.width}; "
         f"set out_dim={image.width}",
     )
-    known = model.dtype in ("float32", "bfloat16")
-    require("model.dtype", known, "must be 'float32' or 'bfloat16'")
     require("model.temperature_init", model.temperature_init > 0, "must be above 0")
 
 

@@ -34,7 +34,7 @@ class Tokenizer:
                 f"config.text.tokenizer={c.tokenizer!r}: not a SentencePiece model"
             ) from None
         self.model = model
-        self.length, self.pad_id, self.lower = length, c.pad_id, c.lower
+        self.length, self.pad_id, self.clean = length, c.pad_id, c.clean
         self.eos_id = self._processor.eos_id()
         if self.eos_id < 0:
             raise cfg.UserError(f"config.text.tokenizer={c.tokenizer!r}: has no end-of-sentence id")
@@ -50,7 +50,7 @@ class Tokenizer:
         """`m` texts -> int32 `(m, length)`."""
         ids = np.full((len(texts), self.length), self.pad_id, np.int32)
         for row, text in zip(ids, texts, strict=True):
-            tokens = self._processor.encode(text.lower() if self.lower else text)
+            tokens = self._processor.encode(text.lower() if self.clean == "lower" else text)
             tokens = [*tokens[: self.length - 1], self.eos_id]
             row[: len(tokens)] = tokens
         return ids

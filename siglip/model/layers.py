@@ -63,25 +63,31 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two layers with the tanh approximation of GELU, which every released SigLIP uses."""
+    """Two layers with GELU: "tanh", the approximation every SigLIP was trained with, or "erf"."""
 
-    def __init__(self, width: int, mlp_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, mlp_dim: int, *, gelu: str = "tanh", dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         kwargs = dict(kernel_init=xavier_uniform, bias_init=small_normal, dtype=dtype, rngs=rngs)
         self.fc1 = Dense(width, mlp_dim, **kwargs)
         self.fc2 = Dense(mlp_dim, width, **kwargs)
+        self.approximate = gelu == "tanh"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=True))
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=self.approximate))
 
 
 class Block(nnx.Module):
     """Pre-LayerNorm transformer block: `(n, l, d) -> (n, l, d)`."""
 
-    def __init__(self, width: int, mlp_dim: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, mlp_dim: int, heads: int,
+        *, gelu: str = "tanh", dtype: jnp.dtype, rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.norm1 = LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)
-        self.mlp = Mlp(width, mlp_dim, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, mlp_dim, gelu=gelu, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.norm1(x)
@@ -94,10 +100,10 @@ class Encoder(nnx.Module):
 
     def __init__(
         self, width: int, depth: int, mlp_dim: int, heads: int,
-        *, dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs,
+        *, gelu: str = "tanh", dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs,
     ):  # fmt: skip
         def make_block(key: jax.Array) -> Block:
-            return Block(width, mlp_dim, heads, dtype=dtype, rngs=nnx.Rngs(key))
+            return Block(width, mlp_dim, heads, gelu=gelu, dtype=dtype, rngs=nnx.Rngs(key))
 
         self.blocks = jax.vmap(make_block)(jax.random.split(rngs.params(), depth))
         self.norm = LayerNorm(width, rngs=rngs)

@@ -28,16 +28,19 @@ class SigLIP(nnx.Module):
     """Image and text towers, `t` (the logarithm of the temperature) and `b` (the bias).
 
     The logit of a pair is `exp(t) * <image embedding, text embedding> + b`, and its sigmoid the
-    probability that the two belong together.
+    probability that the two belong together. A model of one tower only encodes: it has no `t`, `b`.
     """
 
     def __init__(self, c: cfg.Model, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(c.dtype)
-        self.img = ImageTower(c.image, dtype=dtype, remat=c.remat, rngs=rngs)
-        self.txt = TextTower(c.text, dtype=dtype, remat=c.remat, rngs=rngs)
-        # jnp.full, not jnp.log: a weakly typed parameter would make the step compile twice.
-        self.t = nnx.Param(jnp.full((), math.log(c.temperature_init), jnp.float32))
-        self.b = nnx.Param(jnp.full((), c.bias_init, jnp.float32))
+        if c.image:
+            self.img = ImageTower(c.image, dtype=dtype, remat=c.remat, rngs=rngs)
+        if c.text:
+            self.txt = TextTower(c.text, dtype=dtype, remat=c.remat, rngs=rngs)
+        if c.image and c.text:
+            # jnp.full, not jnp.log: a weakly typed parameter would make the step compile twice.
+            self.t = nnx.Param(jnp.full((), math.log(c.temperature_init), jnp.float32))
+            self.b = nnx.Param(jnp.full((), c.bias_init, jnp.float32))
 
     def encode_image(self, pixels: jax.Array) -> jax.Array:
         """Pixels `(n, size, size, 3)` in [-1, 1] -> unit float32 embeddings `(n, d)`."""

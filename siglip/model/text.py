@@ -21,7 +21,7 @@ class TextTower(nnx.Module):
         self.embedding = layers.param(normal, (c.vocab_size, c.width), rngs)
         self.pos_embedding = layers.param(normal, (1, c.length, c.width), rngs)
         self.encoder = layers.Encoder(
-            c.width, c.depth, c.mlp_dim, c.heads, dtype=dtype, remat=remat, rngs=rngs
+            c.width, c.depth, c.mlp_dim, c.heads, gelu=c.gelu, dtype=dtype, remat=remat, rngs=rngs
         )
         self.head = (
             layers.Dense(c.width, c.out_dim, dtype=jnp.float32, rngs=rngs) if c.out_dim else None

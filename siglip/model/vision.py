@@ -14,11 +14,13 @@ class MapHead(nnx.Module):
     As released, there is no residual around the attention and no LayerNorm before it.
     """
 
-    def __init__(self, width: int, mlp_dim: int, heads: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, mlp_dim: int, heads: int, *, gelu: str, dtype, rngs: nnx.Rngs
+    ):
         self.probe = layers.param(layers.xavier_uniform, (1, 1, width), rngs)
         self.attention = layers.Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm = layers.LayerNorm(width, rngs=rngs)
-        self.mlp = layers.Mlp(width, mlp_dim, dtype=dtype, rngs=rngs)
+        self.mlp = layers.Mlp(width, mlp_dim, gelu=gelu, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         probe = jnp.broadcast_to(self.probe[...], (x.shape[0], 1, x.shape[-1]))
@@ -37,10 +39,10 @@ class ImageTower(nnx.Module):
         self.pos_embedding = layers.param(
             nnx.initializers.normal(stddev=c.width**-0.5), (1, self.grid**2, c.width), rngs
         )
-        sizes = dict(width=c.width, mlp_dim=c.mlp_dim, heads=c.heads, dtype=dtype, rngs=rngs)
-        self.encoder = layers.Encoder(depth=c.depth, remat=remat, **sizes)
+        sizes = dict(width=c.width, mlp_dim=c.mlp_dim, heads=c.heads, gelu=c.gelu, rngs=rngs)
+        self.encoder = layers.Encoder(depth=c.depth, remat=remat, dtype=dtype, **sizes)
         # The pooling sees float32 tokens and runs in float32, as in big_vision.
-        self.head = MapHead(**{**sizes, "dtype": jnp.float32})
+        self.head = MapHead(dtype=jnp.float32, **sizes) if c.pool == "map" else None
 
     def patchify(self, pixels: jax.Array) -> jax.Array:
         """`(n, size, size, 3) -> (n, grid * grid, patch * patch * 3)`, dropping a partial patch."""
@@ -53,4 +55,5 @@ class ImageTower(nnx.Module):
         if pixels.shape[1:] != expected:
             raise ValueError(f"pixels have shape {pixels.shape}, expected (n, {expected})")
         x = self.embedding(self.patchify(pixels))
-        return self.head(self.encoder(x + self.pos_embedding[...].astype(x.dtype)))
+        x = self.encoder(x + self.pos_embedding[...].astype(x.dtype))
+        return self.head(x) if self.head is not None else x.mean(axis=1)

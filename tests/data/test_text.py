@@ -37,7 +37,7 @@ def test_long_texts_keep_the_end_of_sentence():
 def test_lower_case():
     text = ["Grinning FACE"]
     np.testing.assert_array_equal(tokenizer()(text), tokenizer()([text[0].lower()]))
-    assert np.any(tokenizer(lower=False)(text) != tokenizer()(text))
+    assert np.any(tokenizer(clean="none")(text) != tokenizer()(text))
 
 
 def test_what_is_refused(tmp_path, tiny_model):
