@@ -174,6 +174,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(names)}"
 
 
+def check_word(name: str, value: Any, words: Iterable[Any]) -> None:
+    """Refuse an option that is none of `words`."""
+    if value not in (words := list(words)):
+        suggestion = did_you_mean(str(value), [word for word in words if word is not None])
+        raise UserError(f"{name}={value!r}: unknown{suggestion}")
+
+
 def from_dict(values: Mapping[str, Any], cls: type[T] = Config, where: str = "config") -> T:
     """The typed form of nested mappings; an unknown, missing or mistyped field is a `UserError`."""
     fields = {field.name: field for field in dataclasses.fields(cls)}

@@ -77,7 +77,7 @@ def test_mistakes_of_classify(workdir, picture, tmp_path, capsys):
     assert "Is a directory; check the path" in error
     assert "no labels given" in fails(capsys, "classify", picture, "--labels", " , ", *checkpoint)
     error = fails(capsys, "classify", picture, *labels, "--checkpoint", str(tmp_path))
-    assert "no checkpoints in this folder" in error
+    assert "no model in this folder" in error
     error = fails(capsys, "classify", picture, *labels, *checkpoint, "--template", "a photo")
     assert "must contain {}" in error
 

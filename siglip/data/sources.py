@@ -61,17 +61,26 @@ class TarSource:
     offsets are read once per shard and kept beside it in `<shard>.index.npz`, or only in memory
     where the folder cannot be written. A file is open only while a sample is read: ten thousand
     shards need no more descriptors than threads.
+
+    `captions=False` takes pictures without a text as well, and reads no texts.
     """
 
-    def __init__(self, pattern: str):
+    def __init__(self, pattern: str, *, captions: bool = True):
         self.shards = expand(pattern)
+        self._captions = captions
         self._indexes = [_load_index(path) for path in self.shards]
+        if captions:
+            self._indexes = [_with_text(index) for index in self._indexes]
         self._ends = np.cumsum([len(index["keys"]) for index in self._indexes])
         if not len(self):
-            raise UserError(f"{pattern}: no samples (pictures with a .json or .txt) in the shards")
+            kind = "pictures with a .json or .txt" if captions else "pictures"
+            raise UserError(f"{pattern}: no samples ({kind}) in the shards")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def keys(self) -> list[str]:
+        return [str(key) for index in self._indexes for key in index["keys"]]
 
     def fingerprint(self) -> str:
         """Changes when shards are renamed, reordered, or hold other samples."""
@@ -91,11 +100,13 @@ class TarSource:
         try:
             with open(self.shards[shard], "rb", buffering=0) as file:
                 image, text = (
-                    os.pread(file.fileno(), int(size), int(offset))
+                    os.pread(file.fileno(), max(int(size), 0), int(offset))
                     for offset, size in (index["image"][row], index["text"][row])
                 )
         except OSError as error:
             raise UserError(f"{where}: {error.strerror}; is the shard still there?") from None
+        if not self._captions:
+            return Sample(key, where, image, (), {})
         captions, meta = _parse_text(text, bool(index["is_json"][row]), where)
         return Sample(key, where, image, captions, meta)
 
@@ -117,10 +128,18 @@ def _parse_text(data: bytes, is_json: bool, where: str) -> tuple[tuple[str, ...]
     return captions, meta
 
 
+def _with_text(index: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    has_text = index["text"][:, 1] >= 0
+    return {name: a if name == "stamp" else a[has_text] for name, a in index.items()}
+
+
 def _load_index(path: str) -> dict[str, np.ndarray]:
-    """The shard's index: `keys (n,)`, spans `image`, `text` `(n, 2)` of offset and size."""
+    """The shard's index: `keys (n,)`, spans `image`, `text` `(n, 2)` of offset and size.
+
+    A picture without a text has the span (0, -1).
+    """
     stat = os.stat(path)
-    stamp = np.array([1, stat.st_size, stat.st_mtime_ns])  # format version, then the file's state
+    stamp = np.array([2, stat.st_size, stat.st_mtime_ns])  # format version, then the file's state
     sidecar = pathlib.Path(f"{path}.index.npz")
     if sidecar.exists():
         try:
@@ -163,8 +182,8 @@ def _scan(path: str, file_size: int) -> dict[str, np.ndarray]:
     rows = []
     for key, spans in members.items():
         image = next((spans[s] for s in IMAGE_SUFFIXES if s in spans), None)
-        text = spans.get("json", spans.get("txt"))
-        if image and text:
+        text = spans.get("json", spans.get("txt", (0, -1)))
+        if image:
             rows.append((key, image, text, "json" in spans))
     keys, images, texts, is_json = zip(*rows, strict=True) if rows else ((), (), (), ())
     return {

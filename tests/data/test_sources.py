@@ -63,7 +63,7 @@ def test_index_beside_the_shard_is_used_and_renewed(shard):
     os.utime(index, (1, 1))
     TarSource(shard)
     assert os.stat(index).st_mtime == 1, "a valid index was written again"
-    saved["keys"] = np.array(["stale"] * 3)
+    saved["keys"] = np.array(["stale"] * len(saved["keys"]))
     np.savez(index, **saved)
     assert TarSource(shard)[0].key == "stale"  # trusted while the shard is unchanged
     os.utime(shard, (1, 1))
@@ -71,6 +71,16 @@ def test_index_beside_the_shard_is_used_and_renewed(shard):
     with open(index, "wb") as file:
         file.write(b"half-written")
     assert TarSource(shard)[0].key == "x/one"
+
+
+def test_pictures_without_a_text_count_where_no_text_is_needed(shard):
+    with_text = TarSource(shard)
+    source = TarSource(shard, captions=False)
+    assert len(source) == len(with_text) + 1 == len(source.keys())
+    assert set(with_text.keys()) < set(source.keys())
+    sample = source[source.keys().index(with_text.keys()[1])]
+    assert sample.captions == () and sample.image == with_text[1].image
+    assert TarSource(shard).fingerprint() == with_text.fingerprint()
 
 
 def test_read_only_folders_are_fine(shard, monkeypatch):

@@ -1,0 +1,254 @@
+"""Embeddings of many pictures or texts into a file, resumable."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from siglip import config as cfg
+from siglip.data import images
+from siglip.data.sources import TarSource
+from siglip.inference import Model, map_ahead
+from siglip.metrics import Progress
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_REPORT_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What to embed.
+
+    Attributes:
+      kind: "pictures" or "texts".
+      keys: the name of each in the output.
+      read: index -> the bytes of a picture, or a text.
+    """
+
+    kind: str
+    keys: Sequence[str]
+    read: Callable[[int], bytes | str]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join([self.kind, *self.keys]).encode()).hexdigest()
+
+
+def find_inputs(place: str) -> Inputs:
+    """A folder of pictures (with its folders), tar shards, or a text file with a text a line."""
+    path = pathlib.Path(place)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            raise cfg.UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) in this folder")
+        keys = [str(file.relative_to(path)) for file in files]
+        return Inputs("pictures", keys, lambda i: files[i].read_bytes())
+    if path.suffix == ".tar" or ".tar" in place:
+        source = TarSource(place, captions=False)
+        return Inputs("pictures", source.keys(), lambda i: source[i].image)
+    if not path.is_file():
+        raise cfg.UserError(
+            f"{place}: no such file or folder; give a folder of pictures, tar shards, or a text "
+            "file with one text a line"
+        )
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise cfg.UserError(
+            f"{place}: not a text file in UTF-8; give a folder of pictures, tar shards, or a text "
+            "file with one text a line"
+        ) from None
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise cfg.UserError(f"{place}: an empty file; write one text a line")
+    return Inputs("texts", texts, lambda i: texts[i])
+
+
+def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
+    """Write the embeddings of `inputs`, and return what could not be read.
+
+    `x.npy` gets float32 `(n, d)` and `x.keys.txt` the keys, a line each; `x.parquet` the columns
+    `key` and `embedding`. A picture that cannot be read is named, skipped and in neither. What is
+    done is kept in `<output>.partial/`: the same command goes on from there, another model or
+    other inputs do not.
+    """
+    output = pathlib.Path(output)
+    check_output(output)
+    n, texts = len(inputs.keys), inputs.kind == "texts"
+    c = model.config
+    width = (c.text.out_dim or c.text.width) if texts else c.image.width
+    with _Partial(output, inputs, _fingerprint(model), (n, width)) as partial:
+        done = partial.done
+        progress = Progress(n, done, inputs.kind)
+        if done:
+            print(f"{output}: going on after {done} of {n} {inputs.kind}", flush=True)
+        reported = time.monotonic()
+        for rows in _batches(model, inputs, range(done, n)):
+            partial.add(rows)
+            progress.advance_to(partial.done)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                progress.report(partial.done, f"{len(partial.failures)} unreadable")
+                reported = time.monotonic()
+        progress.report(n, f"{len(partial.failures)} unreadable")
+        progress.close()
+        partial.finish(inputs.keys)
+        return [f"{inputs.keys[i]}: {reason}" for i, reason in partial.failures.items()]
+
+
+def _fingerprint(model: Model) -> str:
+    """Changes with the architecture, the preprocessing and, by its small arrays, the weights."""
+    facts = [cfg.to_dict(model.config), cfg.to_dict(model.image)]
+    if model.tokenizer:
+        facts += [model.tokenizer.fingerprint(), model.tokenizer.clean]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for array in jax.tree.leaves(model.params):
+        if array.ndim <= 2 and array.size < 2**20:
+            digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def check_output(output: pathlib.Path) -> None:
+    if output.suffix not in (".npy", ".parquet"):
+        raise cfg.UserError(f"--output {output}: must end in .npy or .parquet")
+    if output.exists():
+        raise cfg.UserError(f"--output {output}: exists already; remove it or give another name")
+    if not output.parent.is_dir():
+        raise cfg.UserError(f"--output {output}: no folder {output.parent}; make it first")
+
+
+def _batches(
+    model: Model, inputs: Inputs, indices: Sequence[int]
+) -> Iterator[list[np.ndarray | str]]:
+    """In order, the embeddings of a batch, or for each that cannot be read the reason."""
+    if inputs.kind == "texts":
+        for start in range(indices.start, indices.stop, model.batch_size):
+            stop = min(start + model.batch_size, indices.stop)
+            yield list(model.encode_text([inputs.read(i) for i in range(start, stop)]))
+        return
+
+    def prepare(i: int) -> np.ndarray | str:
+        try:
+            picture = images.decode(inputs.read(i), inputs.keys[i], model.image)
+            return model.pixels(picture)
+        except cfg.UserError as error:
+            return str(error).removeprefix(f"{inputs.keys[i]}: ")
+        except OSError as error:
+            return error.strerror or str(error)
+
+    prepared = map_ahead(prepare, indices, 2 * model.batch_size)
+    running: tuple[list, object] | None = None
+    while batch := list(itertools.islice(prepared, model.batch_size)):
+        pixels = [item for item in batch if not isinstance(item, str)]
+        z = model.encode_pixels(np.stack(pixels)) if pixels else ()
+        if running is not None:  # read, which waits, while the next batch is under way
+            yield _merge(*running)
+        running = batch, z
+    if running is not None:
+        yield _merge(*running)
+
+
+def _merge(batch: list[np.ndarray | str], z) -> list[np.ndarray | str]:
+    rows = iter(np.asarray(z))
+    return [item if isinstance(item, str) else next(rows) for item in batch]
+
+
+class _Partial:
+    """The unfinished output: rows on disk, and how far they go."""
+
+    def __init__(self, output: pathlib.Path, inputs: Inputs, model: str, shape: tuple[int, int]):
+        self._output, self._folder = output, output.with_name(output.name + ".partial")
+        self._state_path, rows_path = self._folder / "state.json", self._folder / "rows.npy"
+        self._state = {"inputs": inputs.fingerprint(), "model": model, "done": 0, "failures": {}}
+        self._folder.mkdir(exist_ok=True)
+        if self._state_path.exists():
+            state = json.loads(self._state_path.read_text())
+            for name in ("inputs", "model"):
+                if state[name] != self._state[name]:
+                    raise cfg.UserError(
+                        f"{self._folder}: was begun with another {name.removesuffix('s')}; remove "
+                        "it, or give another --output"
+                    )
+            self._state = state
+            self._rows = np.load(rows_path, mmap_mode="r+")
+        else:
+            self._rows = np.lib.format.open_memmap(rows_path, "w+", np.float32, shape)
+            self._save()
+
+    def __enter__(self) -> "_Partial":
+        return self
+
+    def __exit__(self, *_) -> None:
+        del self._rows
+
+    @property
+    def done(self) -> int:
+        return self._state["done"]
+
+    @property
+    def failures(self) -> dict[int, str]:
+        return {int(i): reason for i, reason in self._state["failures"].items()}
+
+    def add(self, rows: list[np.ndarray | str]) -> None:
+        for i, row in enumerate(rows, self.done):
+            if isinstance(row, str):
+                self._state["failures"][str(i)] = row
+            else:
+                self._rows[i] = row
+        self._rows.flush()
+        self._state["done"] += len(rows)
+        self._save()
+
+    def _save(self) -> None:
+        temporary = self._state_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._state))
+        os.replace(temporary, self._state_path)
+
+    def finish(self, keys: Sequence[str]) -> None:
+        """Write the output without the rows of what could not be read, all at once."""
+        kept = np.setdiff1d(np.arange(len(keys)), list(self.failures))
+        keys = [keys[i] for i in kept]
+        temporary = self._folder / f"whole{self._output.suffix}"
+        if self._output.suffix == ".npy":
+            _write_npy(temporary, self._rows, kept)
+            lines = "".join(" ".join(key.splitlines()) + "\n" for key in keys)
+            self._output.with_suffix(".keys.txt").write_text(lines)
+        else:
+            _write_parquet(temporary, self._rows, kept, keys)
+        os.replace(temporary, self._output)
+        shutil.rmtree(self._folder)
+
+
+_CHUNK = 8192  # rows held in memory while the output is written
+
+
+def _write_npy(path: pathlib.Path, rows: np.ndarray, kept: np.ndarray) -> None:
+    if not len(kept):  # nothing cannot be mapped
+        np.save(path, np.zeros((0, rows.shape[1]), np.float32))
+        return
+    whole = np.lib.format.open_memmap(path, "w+", np.float32, (len(kept), rows.shape[1]))
+    for start in range(0, len(kept), _CHUNK):
+        whole[start : start + _CHUNK] = rows[kept[start : start + _CHUNK]]
+    whole.flush()
+
+
+def _write_parquet(
+    path: pathlib.Path, rows: np.ndarray, kept: np.ndarray, keys: Sequence[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = rows.shape[1]
+    schema = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float32(), width))])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(kept), _CHUNK):
+            part = rows[kept[start : start + _CHUNK]]
+            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), width)
+            columns = [pa.array(keys[start : start + _CHUNK]), embeddings]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
