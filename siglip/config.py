@@ -18,17 +18,20 @@ T = TypeVar("T")
 CLEAN = {
     "none": "the text as it is",
     "lower": "lower case",
+    "lower_ascii": "A to Z in lower case, other letters as they are (big_vision)",
     "strip_punctuation": "lower case, punctuation deleted, spaces collapsed (transformers, SigLIP 1)",
     "canonicalize": "ftfy, HTML entities, `_` as space, then strip_punctuation (OpenCLIP)",
 }
 RESIZE = {
-    "bicubic": "antialiased",
-    "bilinear": "antialiased",
-    "tf_bilinear": "without antialias, truncated to 8 bits (big_vision)",
+    "bicubic": "Pillow's, antialiased",
+    "bilinear": "Pillow's, antialiased",
+    "torch_bicubic": "torchvision's, antialiased (transformers, SigLIP 1)",
+    "torch_bilinear": "torchvision's, antialiased (transformers, SigLIP 2)",
+    "tf_bilinear": "TensorFlow's, without antialias, truncated to 8 bits (big_vision)",
 }
 RGB = {
     "on_white": "transparent pixels on white, then resized",
-    "drop_alpha": "transparency dropped, then resized (transformers)",
+    "drop_alpha": "transparency of files dropped, else on white, then resized (transformers)",
     "after_resize": "resized in its own mode, then transparency dropped (OpenCLIP)",
     "tensorflow": "as tf.io.decode_image: fast DCT, transparency dropped (big_vision)",
 }

@@ -84,7 +84,7 @@ def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
     n, texts = len(inputs.keys), inputs.kind == "texts"
     c = model.config
     width = (c.text.out_dim or c.text.width) if texts else c.image.width
-    with _Partial(output, inputs, _fingerprint(model), (n, width)) as partial:
+    with _Partial(output, inputs, _fingerprint(model, texts), (n, width)) as partial:
         done = partial.done
         progress = Progress(n, done, inputs.kind)
         if done:
@@ -102,10 +102,10 @@ def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
         return [f"{inputs.keys[i]}: {reason}" for i, reason in partial.failures.items()]
 
 
-def _fingerprint(model: Model) -> str:
+def _fingerprint(model: Model, texts: bool) -> str:
     """Changes with the architecture, the preprocessing and, by its small arrays, the weights."""
     facts = [cfg.to_dict(model.config), cfg.to_dict(model.image)]
-    if model.tokenizer:
+    if texts:
         facts += [model.tokenizer.fingerprint(), model.tokenizer.clean]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for array in jax.tree.leaves(model.params):

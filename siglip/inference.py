@@ -35,20 +35,25 @@ class Model:
     picture is a path, the bytes of a file, a PIL picture, or a uint8 array `(h, w, 3)` or `(h, w)`.
 
     Attributes:
+      make_tokenizer: called when the first text is to be encoded: pictures need no vocabulary.
       batch_size: the largest number encoded at once.
       mesh: the devices of the parameters; batches are spread over them.
-      no_text: why there is no tokenizer, told when a text is to be encoded.
     """
 
     params: siglip.Params
     config: cfg.Model
     image: cfg.Image
-    tokenizer: Tokenizer | None
+    make_tokenizer: Callable[[], Tokenizer]
     batch_size: int = 64
     mesh: Mesh = dataclasses.field(
         default_factory=lambda: meshes.make_mesh(cfg.Mesh(), jax.local_devices()[:1])
     )
-    no_text: str = "no tokenizer"
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        if self.config.text is None:
+            raise cfg.UserError("holds no text tower; load a checkpoint of both towers")
+        return self.make_tokenizer()
 
     def encode_image(self, pictures: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Pictures -> unit float32 embeddings `(n, d)`."""
@@ -58,8 +63,6 @@ class Model:
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> unit float32 embeddings `(m, d)`."""
-        if self.tokenizer is None:
-            raise cfg.UserError(self.no_text)
         texts = [texts] if isinstance(texts, str) else list(texts)
         before = self.tokenizer.truncated
         rows = self.tokenizer(texts)

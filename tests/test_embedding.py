@@ -67,7 +67,7 @@ def test_tar_shards(tmp_path, model, capsys):
     buffer = io.BytesIO()
     Image.effect_noise((9, 9), 50).save(buffer, "png")
     shard = write_tar(tmp_path / "a.tar", [("x/one.png", buffer.getvalue()), ("b.txt", b"text")])
-    code, out, _ = run(capsys, shard, "--output", tmp_path / "x.npy")
+    code, *_ = run(capsys, shard, "--output", tmp_path / "x.npy")
     assert code == 0 and (tmp_path / "x.keys.txt").read_text() == "x/one\n"
     np.testing.assert_allclose(
         np.load(tmp_path / "x.npy"), model.encode_image(buffer.getvalue()), atol=1e-6

@@ -20,7 +20,7 @@ def model(tiny_config):
         params=two_towers.init(tiny_config.model, seed=3),
         config=tiny_config.model,
         image=tiny_config.image,
-        tokenizer=Tokenizer(tiny_config.text, tiny_config.model.text.length),
+        make_tokenizer=lambda: Tokenizer(tiny_config.text, tiny_config.model.text.length),
         batch_size=4,
     )
 

@@ -19,8 +19,8 @@ from siglip.data.text import Tokenizer
 class DecodedSource:
     """A source whose pictures are decoded, kept in memory up to a number of bytes."""
 
-    def __init__(self, source: TarSource, cache_bytes: int = 0):
-        self._source, self._free = source, cache_bytes
+    def __init__(self, source: TarSource, cache_bytes: int = 0, image: cfg.Image = images.DEFAULT):
+        self._source, self._image, self._free = source, image, cache_bytes
         self._cache: dict[int, tuple[Sample, Image.Image]] = {}
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class DecodedSource:
         if (cached := self._cache.get(i)) is not None:
             return cached
         sample = self._source[i]
-        picture = images.decode(sample.image, sample.where)
+        picture = images.decode(sample.image, sample.where, self._image)
         size = picture.width * picture.height * 3
         # Threads may decode one picture twice or overshoot by a few pictures: harmless.
         if size <= self._free:
@@ -68,7 +68,7 @@ def train_batches(
         return {"image": pixels, "text": tokenizer([caption])[0]}
 
     dataset = (
-        grain.MapDataset.source(DecodedSource(source, c.data.cache_mb * 2**20))
+        grain.MapDataset.source(DecodedSource(source, c.data.cache_mb * 2**20, c.image))
         .seed(c.seed)
         .shuffle()
         .repeat()

@@ -50,7 +50,7 @@ def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
 def evaluate(model: Model, source: TarSource, c: cfg.Evaluation) -> Result:
     """Score every picture of a labelled source against all its class names."""
     names, labels = class_names(source, c.label)
-    zimg = model.encode_image(Pictures(source))
+    zimg = model.encode_image(Pictures(source, model.image))
     ztxt = model.encode_text([c.template.replace("{}", name) for name in names])
     return Result(names, labels, model.logits(zimg, ztxt))
 
@@ -60,6 +60,7 @@ class Pictures:
     """The pictures of a source as a sequence that decodes on access."""
 
     source: TarSource
+    image: cfg.Image = images.DEFAULT
 
     def __len__(self) -> int:
         return len(self.source)
@@ -68,7 +69,7 @@ class Pictures:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         sample = self.source[index]
-        return images.decode(sample.image, sample.where)
+        return images.decode(sample.image, sample.where, self.image)
 
 
 def pixel_nearest_neighbour(
@@ -81,7 +82,7 @@ def pixel_nearest_neighbour(
     """
 
     def read(source: TarSource, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        pictures = Pictures(source)[start:stop]
+        pictures = Pictures(source, image)[start:stop]
         pixels = [images.resize(p, size, image).reshape(-1).astype(np.float32) for p in pictures]
         names = [source[i].meta.get(label, "") for i in range(start, min(stop, len(source)))]
         return np.stack(pixels), np.array(names)

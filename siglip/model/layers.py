@@ -49,17 +49,17 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = make(), make(), make(), make()
 
     def __call__(self, x_q: jax.Array, x_kv: jax.Array) -> jax.Array:
-        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
-        q_nqhd, k_nkhd, v_nkhd = (
+        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(1, 2)  # noqa: E731
+        q_nhqd, k_nhkd, v_nhkd = (
             split(self.query(x_q)), split(self.key(x_kv)), split(self.value(x_kv)),
         )  # fmt: skip
-        q_nqhd *= q_nqhd.shape[-1] ** -0.5
+        q_nhqd *= q_nhqd.shape[-1] ** -0.5
         logits_nhqk = jnp.einsum(
-            "nqhd,nkhd->nhqk", q_nqhd, k_nkhd, preferred_element_type=jnp.float32
+            "nhqd,nhkd->nhqk", q_nhqd, k_nhkd, preferred_element_type=jnp.float32
         )
-        weights_nhqk = jax.nn.softmax(logits_nhqk).astype(v_nkhd.dtype)
-        out_nqhd = jnp.einsum("nhqk,nkhd->nqhd", weights_nhqk, v_nkhd)
-        return self.out(out_nqhd.reshape(*x_q.shape))
+        weights_nhqk = jax.nn.softmax(logits_nhqk).astype(v_nhkd.dtype)
+        out_nhqd = jnp.einsum("nhqk,nhkd->nhqd", weights_nhqk, v_nhkd)
+        return self.out(out_nhqd.swapaxes(1, 2).reshape(*x_q.shape))
 
 
 class Mlp(nnx.Module):

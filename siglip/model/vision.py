@@ -14,9 +14,7 @@ class MapHead(nnx.Module):
     As released, there is no residual around the attention and no LayerNorm before it.
     """
 
-    def __init__(
-        self, width: int, mlp_dim: int, heads: int, *, gelu: str, dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, mlp_dim: int, heads: int, *, gelu: str, dtype, rngs: nnx.Rngs):
         self.probe = layers.param(layers.xavier_uniform, (1, 1, width), rngs)
         self.attention = layers.Attention(width, heads, dtype=dtype, rngs=rngs)
         self.norm = layers.LayerNorm(width, rngs=rngs)

@@ -397,7 +397,7 @@ def _huggingface_image(
     processor = files["preprocessor_config.json"]
     processor = processor or files["processor_config.json"].get("image_processor", {})
     if "resample" in processor:
-        filters = {2: "bilinear", 3: "bicubic"}
+        filters = {2: "torch_bilinear", 3: "torch_bicubic"}
         if processor["resample"] not in filters:
             raise cfg.UserError(
                 f"{where}: its preprocessing asks for resample={processor['resample']}; SigLIP's "

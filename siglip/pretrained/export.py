@@ -173,7 +173,7 @@ def _huggingface(
             "do_convert_rgb": True,
             "do_resize": True,
             "size": {"height": c.image.image_size, "width": c.image.image_size},
-            "resample": {"bilinear": 2, "bicubic": 3}[resize],
+            "resample": 2 if resize.endswith("bilinear") else 3,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -250,7 +250,7 @@ def _open_clip(
         "act_kwargs": {"approximate": c.text.gelu.replace("erf", "none")},
     }
     text_cfg |= {"proj_bias": True} if c.text.out_dim else {"proj_type": "none"}
-    notes, resize = [], image.resize
+    notes, resize = [], image.resize.removeprefix("torch_")
     if resize == "tf_bilinear":
         resize = "bicubic"
         notes.append(

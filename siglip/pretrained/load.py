@@ -94,18 +94,15 @@ def load(
     if profile:
         image, clean = names.profile(profile, source.family)
         text = dataclasses.replace(text, clean=clean)
-    tokens, reason = None, f"{name}: holds no text tower; load a checkpoint of both towers"
-    if config.text:
-        try:
-            tokens = source.tokenizer(text, pathlib.Path(tokenizer) if tokenizer else None)
-        except cfg.UserError as error:
-            if tokenizer:
-                raise
-            reason = str(error)  # told when a text is to be encoded; pictures need no vocabulary
+    given = pathlib.Path(tokenizer) if tokenizer else None
     params = source.read(config, mesh)
     if image_size and config.image and image_size != config.image.image_size:
         config, params = _resize_positions(config, params, image_size, mesh)
-    return inference.Model(params, config, image, tokens, batch_size, mesh, reason)
+    make_tokenizer = functools.partial(source.tokenizer, text, given)
+    model = inference.Model(params, config, image, make_tokenizer, batch_size, mesh)
+    if given and config.text:
+        model.tokenizer  # noqa: B018 (what the user gave is checked at once)
+    return model
 
 
 def find(name: str | os.PathLike) -> Source:
@@ -160,7 +157,9 @@ def load_latest(checkpoints: "Checkpoints", workdir: str | os.PathLike) -> infer
         params=restore(checkpoints, config.model, mesh),
         config=config.model,
         image=config.image,
-        tokenizer=_tokenizer(pathlib.Path(workdir) / TOKENIZER, config.text, config.model.text),
+        make_tokenizer=lambda: _tokenizer(
+            pathlib.Path(workdir) / TOKENIZER, config.text, config.model.text
+        ),
         mesh=mesh,
     )
 
@@ -244,6 +243,9 @@ def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Par
         )
     }
     flat = {}
+    # The largest first, while there is room: what is placed and what is being read, up to three
+    # copies of a group, then never add up to much more than the whole.
+    groups.sort(key=lambda item: -len(item[1]) * math.prod(item[0].shape))
     for entry, group in groups:
         buffers = [np.empty(targets[o][0], _storage(o, c.dtype)) for o in entry.ours]
         for i, array in enumerate(d.tensors.read(group)):

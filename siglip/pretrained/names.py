@@ -200,11 +200,11 @@ def profile(name: str, family: int) -> tuple[cfg.Image, str]:
     """
     match name:
         case "huggingface" if family == 2:
-            return cfg.Image("bilinear", "drop_alpha", upright=True), "lower"
+            return cfg.Image("torch_bilinear", "drop_alpha", upright=True), "lower"
         case "huggingface":
-            return cfg.Image("bicubic", "drop_alpha", upright=True), "strip_punctuation"
+            return cfg.Image("torch_bicubic", "drop_alpha", upright=True), "strip_punctuation"
         case "open_clip":
             return cfg.Image("bicubic", "after_resize", upright=False), "canonicalize"
         case "big_vision":
-            return cfg.Image("tf_bilinear", "tensorflow", upright=False), "lower"
+            return cfg.Image("tf_bilinear", "tensorflow", upright=False), "lower_ascii"
     raise cfg.UserError(f"profile {name!r}: unknown{cfg.did_you_mean(name, PROFILES)}")

@@ -1,5 +1,7 @@
 """A SentencePiece model as a `tokenizer.json`, which transformers and OpenCLIP read unchanged."""
 
+import string
+
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, processors
@@ -54,6 +56,8 @@ def convert(model: bytes, clean: str, where: str) -> tokenizers.Tokenizer:
 
 def _normalizers(spec, clean: str) -> list:
     chain: list = []
+    if clean == "lower_ascii":
+        chain += [normalizers.Replace(c, c.lower()) for c in string.ascii_uppercase]
     if clean in ("lower", "strip_punctuation"):
         chain.append(normalizers.Lowercase())
     if clean == "strip_punctuation":

@@ -98,18 +98,28 @@ def _advice(wanted: names.Vocabulary | None) -> str:
 
 def _from_hub(wanted: names.Vocabulary) -> pathlib.Path:
     import huggingface_hub
-    from huggingface_hub import errors
 
-    for name in ("spiece.model", "tokenizer.model", _JSON):
+    files = ("spiece.model", "tokenizer.model", _JSON)
+    for name in files:
+        cached = huggingface_hub.try_to_load_from_cache(wanted.hub, name)
+        if isinstance(cached, str):
+            return _checked(pathlib.Path(cached), wanted)
+    for name in files:
         try:
-            path = pathlib.Path(huggingface_hub.hf_hub_download(wanted.hub, name))
-        except errors.RemoteEntryNotFoundError:
-            continue  # the repository has it under another name
-        except Exception:  # offline, unreachable, gated: all say the same to the user
+            # Asked first, as a download from a hub out of reach is tried for half a minute.
+            if huggingface_hub.file_exists(wanted.hub, name):
+                path = huggingface_hub.hf_hub_download(wanted.hub, name)
+                return _checked(pathlib.Path(path), wanted)
+        except cfg.UserError:
+            raise
+        except (
+            Exception
+        ):  # offline, unreachable, gated: each release of the hub's client has its own
             break
-        if name != _JSON:
-            _check(path, wanted)
-        return path
-    raise cfg.UserError(
-        f"no {wanted.name} vocabulary on this machine or the hub; {_advice(wanted)}"
-    )
+    raise cfg.UserError(f"no {wanted.name} vocabulary here or on the hub; {_advice(wanted)}")
+
+
+def _checked(path: pathlib.Path, wanted: names.Vocabulary) -> pathlib.Path:
+    if path.name != _JSON:
+        _check(path, wanted)
+    return path

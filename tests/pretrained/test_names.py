@@ -52,8 +52,8 @@ def test_what_belongs_to_a_checkpoint():
 
 def test_profiles():
     image, clean = names.profile("huggingface", 1)
-    assert (image.resize, clean) == ("bicubic", "strip_punctuation")
-    assert names.profile("huggingface", 2)[0].resize == "bilinear"
+    assert (image.resize, clean) == ("torch_bicubic", "strip_punctuation")
+    assert names.profile("huggingface", 2)[0].resize == "torch_bilinear"
     assert names.profile("huggingface", 2)[1] == "lower"
     assert names.profile("open_clip", 2) == (
         cfg.Image("bicubic", "after_resize", upright=False), "canonicalize"
