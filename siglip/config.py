@@ -19,7 +19,7 @@ CLEAN = {
     "none": "the text as it is",
     "lower": "lower case",
     "lower_ascii": "A to Z in lower case, other letters as they are (big_vision)",
-    "strip_punctuation": "lower case, punctuation deleted, spaces collapsed (transformers, SigLIP 1)",
+    "strip_punctuation": "lower case, no punctuation, single spaces (transformers, SigLIP 1)",
     "canonicalize": "ftfy, HTML entities, `_` as space, then strip_punctuation (OpenCLIP)",
 }
 RESIZE = {

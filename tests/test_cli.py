@@ -82,6 +82,53 @@ def test_mistakes_of_classify(workdir, picture, tmp_path, capsys):
     assert "must contain {}" in error
 
 
+def test_classify_with_another_profile_and_size(workdir, picture, capsys):
+    probabilities = []
+    for options in ([], ["--profile", "open_clip"], ["--image-size", "32"]):
+        cli.main(["classify", picture, "--labels", "Cat!", "--checkpoint", workdir, "--json",
+                  *options])  # fmt: skip
+        line = json.loads(capsys.readouterr().out)
+        probabilities.append(line["probabilities"]["Cat!"])
+    assert len(set(probabilities)) == 3
+
+
+def test_models(capsys):
+    cli.main(["models", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 27 and sum(row["supported"] for row in rows) == 25
+    b16 = next(row for row in rows if row["name"] == "siglip-b16-256")
+    assert b16["huggingface"] == "google/siglip-base-patch16-256"
+    assert b16["open_clip"] == ["ViT-B-16-SigLIP-256/webli"]
+    assert b16["vanity"] == "SigLIP B/16 256" and b16["vocabulary"] == "c4_en"
+    cli.main(["models"])
+    out = capsys.readouterr().out
+    for row in rows:
+        assert row["name"] in out and row["huggingface"] in out and row["vanity"] in out
+
+
+def test_convert(workdir, tmp_path, capsys):
+    there = str(tmp_path / "there")
+    cli.main(["convert", workdir, there, "--to", "huggingface"])
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == there and "note: pictures: transformers" in out
+    assert "model.safetensors" in os.listdir(there)
+    error = fails(capsys, "convert", workdir, there, "--to", "big_vision")
+    assert "exists already" in error
+    error = fails(capsys, "convert", workdir, str(tmp_path / "oc"), "--to", "open_clip")
+    assert "OpenCLIP builds image towers by timm's names" in error
+
+
+def test_checkpoints_that_are_none(tmp_path, picture, capsys):
+    rest = ["--labels", "a cat", "--batch-size", "8"]
+    for name, message in (
+        ("siglip-b16-265", "did you mean 'siglip-b16-256'?"),
+        ("google/siglip2-so400m-patch16-naflex", "NaFlex"),
+        (str(tmp_path), "no model in this folder"),
+        (picture, "damaged or cut short"),
+    ):
+        assert message in fails(capsys, "classify", picture, *rest, "--checkpoint", name)
+
+
 def python(*args):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
