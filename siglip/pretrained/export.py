@@ -180,6 +180,8 @@ def _huggingface(
             "image_mean": [image.mean] * 3,
             "image_std": [image.std] * 3,
         }
+        elif not resize.startswith("torch_"):
+            notes.append("pictures: transformers resizes with torchvision, some bytes by a level")
         if image.rgb == "on_white":
             notes.append("pictures: transformers drops transparency instead of showing it on white")
     return files, notes
