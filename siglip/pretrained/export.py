@@ -167,6 +167,8 @@ def _huggingface(
                 "pictures: big_vision resizes without antialias, which transformers cannot; the "
                 f"folder asks for {resize} with antialias"
             )
+        elif not resize.startswith("torch_"):
+            notes.append("pictures: transformers' resize differs from Pillow's, by a level or two")
         files["preprocessor_config.json"] = {
             "image_processor_type": "SiglipImageProcessor",
             "processor_class": "SiglipProcessor",
@@ -180,8 +182,6 @@ def _huggingface(
             "image_mean": [image.mean] * 3,
             "image_std": [image.std] * 3,
         }
-        elif not resize.startswith("torch_"):
-            notes.append("pictures: transformers resizes with torchvision, some bytes by a level")
         if image.rgb == "on_white":
             notes.append("pictures: transformers drops transparency instead of showing it on white")
     return files, notes
