@@ -8,7 +8,7 @@ from siglip import __version__
 from siglip.config import UserError
 from siglip.entry import user_errors
 
-PROFILES = ("huggingface", "open_clip", "big_vision")
+STACKS = ("huggingface", "open_clip", "big_vision")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,8 +40,9 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
 
 def _add_preprocessing(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--profile", choices=PROFILES, help="preprocessing; default: that of NAME's origin"
-    )
+        "--profile", choices=(*STACKS, "native"),
+        help="preprocessing; default: of the checkpoint's origin; native: of models trained here",
+    )  # fmt: skip
     verb.add_argument("--tokenizer", metavar="PATH", help="vocabulary file, or folder to look in")
 
 
@@ -148,7 +149,7 @@ def _add_convert(verbs) -> None:
     )
     verb.add_argument("src", metavar="SRC", help="anything --checkpoint takes")
     verb.add_argument("dst", metavar="DST", help="new folder")
-    verb.add_argument("--to", required=True, choices=PROFILES)
+    verb.add_argument("--to", required=True, choices=STACKS)
     _add_preprocessing(verb)
     verb.set_defaults(run=_convert)
 

@@ -40,7 +40,7 @@ class Model:
       mesh: the devices of the parameters; batches are spread over them.
     """
 
-    params: siglip.Params
+    params: siglip.Params = dataclasses.field(repr=False)
     config: cfg.Model
     image: cfg.Image
     make_tokenizer: Callable[[], Tokenizer]

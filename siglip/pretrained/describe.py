@@ -387,7 +387,10 @@ def _preprocessing(
     if form == "open_clip":
         image = _open_clip_image(image, files, where)
     vocabulary = names.vocabulary_of(model.text.vocab_size) if model.text else None
-    pad_id = vocabulary.pad_id if vocabulary else 1
+    if vocabulary:
+        pad_id = vocabulary.pad_id
+    else:  # a vocabulary of the checkpoint's own, in SentencePiece's order
+        pad_id = {"<pad>": 0}.get(files["tokenizer_config.json"].get("pad_token"), 1)
     return image, cfg.Text(pad_id=pad_id, clean=clean)
 
 

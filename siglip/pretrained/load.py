@@ -69,8 +69,8 @@ def load(
       name: a workdir that `train.py` wrote; a released model under any name (`siglip models` lists
         them); `org/name` or `hf-hub:org/name` on the hub; a folder or file of transformers,
         OpenCLIP, timm or big_vision; `gs://...`. `:img` or `:txt` behind it loads one tower.
-      profile: how pictures and texts are prepared: "huggingface", "open_clip" or "big_vision".
-        By default as the checkpoint's origin does.
+      profile: how pictures and texts are prepared: "huggingface", "open_clip", "big_vision", or
+        "native" as models trained here. By default as the checkpoint's origin does.
       dtype: of matrix products, "float32" or "bfloat16".
       image_size: pixels; another one than the checkpoint's resizes its position embeddings.
       tokenizer: a vocabulary file, or a folder to look in.

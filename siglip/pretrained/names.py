@@ -165,7 +165,7 @@ def facts(release: Release) -> dict[str, Any]:
         "pad_id": release.vocabulary.pad_id,
         "preprocessing": {
             name: dict(zip(("image", "clean"), (cfg.to_dict(i), c), strict=True))
-            for name in PROFILES
+            for name in STACKS
             for i, c in [profile(name, release.family)]
         },
     }
@@ -189,7 +189,8 @@ def refuse_naflex(where: str) -> None:
     )
 
 
-PROFILES = (HUGGINGFACE, OPEN_CLIP, BIG_VISION)
+STACKS = (HUGGINGFACE, OPEN_CLIP, BIG_VISION)
+PROFILES = (*STACKS, "native")
 
 
 def profile(name: str, family: int) -> tuple[cfg.Image, str]:
@@ -207,4 +208,6 @@ def profile(name: str, family: int) -> tuple[cfg.Image, str]:
             return cfg.Image("bicubic", "after_resize", upright=False), "canonicalize"
         case "big_vision":
             return cfg.Image("tf_bilinear", "tensorflow", upright=False), "lower_ascii"
+        case "native":  # of models trained here, unless their configuration says otherwise
+            return cfg.Image(), cfg.Text().clean
     raise cfg.UserError(f"profile {name!r}: unknown{cfg.did_you_mean(name, PROFILES)}")

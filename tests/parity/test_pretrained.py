@@ -4,6 +4,7 @@ The peers write files that `siglip.load` reads; `convert` writes folders that th
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from siglip.pretrained import export, names
 from siglip.training import loop
 from tests.conftest import EMOJI, ROOT
 from tests.fixtures import make_pretrained
-from tests.parity import models
+from tests.parity import models, peers
 
 pytest.importorskip("torch", reason="run `make parity`, which installs torch")
 torch = models.import_torch()
@@ -183,6 +184,39 @@ def test_open_clip_loads_what_is_given_back(trained, tmp_path):
     np.testing.assert_allclose(zimg, ours.encode_image(picture), atol=1e-5)
     ztxt = peer.encode_text(tokenizer(texts), normalize=True)
     np.testing.assert_allclose(ztxt, ours.encode_text(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ["huggingface", "open_clip"])
+@pytest.mark.parametrize("vocabulary", ["gemma", "c4_en"])
+def test_vocabularies_that_are_given_back(vocabulary, stack, tmp_path, monkeypatch):
+    """A big_vision file and its vocabulary, and the ids that the other stack then makes."""
+    path = peers.vocabulary({"gemma": "gemma", "c4_en": "bpe_32k"}[vocabulary])
+    if vocabulary == "c4_en":  # the stand-in passes for the released one
+        data = path.read_bytes()
+        found = dict(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        released = dataclasses.replace(names.VOCABULARIES["c4_en"], **found)
+        monkeypatch.setitem(names.VOCABULARIES, "c4_en", released)
+    size = names.VOCABULARIES[vocabulary].pieces
+    c = cfg.Model(presets.image_tower("B/32", 256), cfg.TextTower(32, 1, 48, 2, size, 16, 768))
+    params = two_towers.init(c, seed=1)
+    np.savez(tmp_path / "x.npz", **export.to_foreign(params, c, names.BIG_VISION))
+    there = tmp_path / "there"
+    notes = export.convert(tmp_path / "x.npz", there, stack, tokenizer=path, profile=stack)
+    assert not any("without antialias" in note for note in notes)
+    ours = siglip.load(there)
+    texts = [*TEXTS, "Hello, WORLD!", "a_b-c", "1234567 €", "x" * 50]
+    if stack == "open_clip":
+        import open_clip
+
+        texts = [text for text in texts if text.strip()]
+        ids = open_clip.get_tokenizer(f"local-dir:{there}")(texts)
+    else:
+        import transformers
+
+        processor = transformers.AutoProcessor.from_pretrained(there)
+        tokens = processor(text=texts, padding="max_length", truncation=True, return_tensors="pt")
+        ids = tokens["input_ids"]
+    np.testing.assert_array_equal(ids, ours.tokenizer(texts))
 
 
 def test_open_clips_own_reader_of_big_visions_files(tmp_path):

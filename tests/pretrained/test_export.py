@@ -155,7 +155,7 @@ def test_a_tokenizer_json_makes_the_ids_of_sentencepiece(clean):
     assert isinstance(converted, tokenizers.Tokenizer)
 
 
-@pytest.mark.parametrize("form", names.PROFILES)
+@pytest.mark.parametrize("form", names.STACKS)
 def test_no_parameter_is_left_out(form):
     c = presets.get("siglip2-g-opt16-256")
     shapes = jax.eval_shape(lambda: two_towers.init(c))

@@ -59,6 +59,7 @@ def test_profiles():
         cfg.Image("bicubic", "after_resize", upright=False), "canonicalize"
     )  # fmt: skip
     assert names.profile("big_vision", 1)[0].resize == "tf_bilinear"
+    assert names.profile("native", 1) == (cfg.Image(), "lower")
     with pytest.raises(cfg.UserError, match="did you mean 'big_vision'"):
         names.profile("bigvision", 1)
 
