@@ -1,7 +1,6 @@
 """The evaluation of a training run, from its workdir to the report."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import time
@@ -14,7 +13,7 @@ from siglip.checkpoint import Checkpoints
 from siglip.data.sources import TarSource
 from siglip.evaluation import report, zeroshot
 from siglip.metrics import JSONL, read_lines
-from siglip.pretrained.load import load_latest
+from siglip.pretrained.load import load
 
 
 def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = None) -> dict:
@@ -28,8 +27,7 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
         evaluation = (override or config).eval
         source = TarSource(evaluation.data)
         train = TarSource(config.data.train) if evaluation.pixel_nn else None
-        model = load_latest(checkpoints, workdir)
-    model = dataclasses.replace(model, batch_size=evaluation.batch_size)
+    model = load(workdir, batch_size=evaluation.batch_size)
     result = zeroshot.evaluate(model, source, evaluation)
     scored = time.monotonic()
     pixel_nn = None

@@ -16,10 +16,8 @@ import numpy as np
 from siglip import config as cfg
 from siglip.model import presets
 from siglip.pretrained import names
+from siglip.pretrained.preprocessing import SIDECAR, Json, preprocessing
 from siglip.pretrained.tensors import Tensors
-
-Json = dict[str, Any]
-SIDECAR = "siglip.json"  # what this project writes beside the weights it gives back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +116,7 @@ def describe(
         for tower, name in (("img", "img/Transformer"), ("txt", "txt/Encoder_0"))
         if f"{name}/encoderblock/LayerNorm_0/scale" in tensors.shapes
     )
-    own = files[SIDECAR]
-    if own:
-        pixels, words = _own_preprocessing(own, model, tensors.where)
-    else:
-        pixels, words = _preprocessing(form, files, model, tensors.where)
+    pixels, words = preprocessing(form, files, model, family(model, release), tensors.where)
     return Description(form, tensors, model, pixels, words, stacked)
 
 
@@ -369,78 +363,3 @@ def family(model: cfg.Model, release: names.Release | None = None) -> int:
     if release:
         return release.family
     return 2 if model.text and model.text.vocab_size == presets.GEMMA else 1
-
-
-def _own_preprocessing(own: Json, model: cfg.Model, where: str) -> tuple[cfg.Image, cfg.Text]:
-    return (
-        cfg.from_dict(own.get("image", {}), cfg.Image, f"{where}: {SIDECAR} image"),
-        cfg.from_dict(own.get("text", {}), cfg.Text, f"{where}: {SIDECAR} text"),
-    )
-
-
-def _preprocessing(
-    form: str, files: dict[str, Json], model: cfg.Model, where: str
-) -> tuple[cfg.Image, cfg.Text]:
-    image, clean = names.profile(form, family(model))
-    if form == "huggingface":
-        image = _huggingface_image(image, files, model, where)
-    if form == "open_clip":
-        image = _open_clip_image(image, files, where)
-    vocabulary = names.vocabulary_of(model.text.vocab_size) if model.text else None
-    if vocabulary:
-        pad_id = vocabulary.pad_id
-    else:  # a vocabulary of the checkpoint's own, in SentencePiece's order
-        pad_id = {"<pad>": 0}.get(files["tokenizer_config.json"].get("pad_token"), 1)
-    return image, cfg.Text(pad_id=pad_id, clean=clean)
-
-
-def _huggingface_image(
-    image: cfg.Image, files: dict[str, Json], model: cfg.Model, where: str
-) -> cfg.Image:
-    processor = files["preprocessor_config.json"]
-    processor = processor or files["processor_config.json"].get("image_processor", {})
-    if "resample" in processor:
-        filters = {2: "torch_bilinear", 3: "torch_bicubic"}
-        if processor["resample"] not in filters:
-            raise cfg.UserError(
-                f"{where}: its preprocessing asks for resample={processor['resample']}; SigLIP's "
-                "are 2 (bilinear) and 3 (bicubic)"
-            )
-        image = dataclasses.replace(image, resize=filters[processor["resample"]])
-    size = processor.get("size", {}).get("height")
-    if size and model.image and size != model.image.image_size:
-        raise cfg.UserError(
-            f"{where}: its preprocessing makes {size} pixels, its positions are for "
-            f"{model.image.image_size}; use the files of one checkpoint"
-        )
-    return _normalisation(image, processor.get("image_mean"), processor.get("image_std"), where)
-
-
-def _open_clip_image(image: cfg.Image, files: dict[str, Json], where: str) -> cfg.Image:
-    preprocess = files["open_clip_config.json"].get("preprocess_cfg", {})
-    pretrained = files["config.json"].get("pretrained_cfg", {})  # timm alone
-    resize = preprocess.get("interpolation", pretrained.get("interpolation", "bicubic"))
-    mode = preprocess.get("resize_mode", "squash")
-    if mode != "squash" or resize not in ("bicubic", "bilinear"):
-        raise cfg.UserError(
-            f"{where}: its preprocessing asks for resize_mode={mode!r}, interpolation={resize!r}; "
-            "SigLIP's are 'squash' and 'bicubic' or 'bilinear'"
-        )
-    mean = preprocess.get("mean", pretrained.get("mean"))
-    std = preprocess.get("std", pretrained.get("std"))
-    return _normalisation(dataclasses.replace(image, resize=resize), mean, std, where)
-
-
-def _normalisation(image: cfg.Image, mean: Any, std: Any, where: str) -> cfg.Image:
-    values = {}
-    for name, value in (("mean", mean), ("std", std)):
-        if value is None:
-            continue
-        channels = set(value) if isinstance(value, list) else {value}
-        if len(channels) != 1:
-            raise cfg.UserError(
-                f"{where}: its preprocessing has {name}={value}, one value for each channel; "
-                "SigLIP's is 0.5 for all"
-            )
-        values[name] = float(channels.pop())
-    return dataclasses.replace(image, **values)

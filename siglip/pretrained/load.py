@@ -2,18 +2,12 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
-import logging
-import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import jax
-import ml_dtypes
-import numpy as np
 from jax.sharding import Mesh
 
 from siglip import config as cfg
@@ -22,14 +16,10 @@ from siglip.data.text import Tokenizer
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
-from siglip.pretrained import describe, mapping, names, places, vocabulary
-from siglip.pretrained.tensors import PICKLES, Tensors, open_tensors, shards
-
-if TYPE_CHECKING:
-    from siglip.checkpoint import Checkpoints
+from siglip.pretrained import describe, names, places, read, vocabulary
+from siglip.pretrained.tensors import PICKLES, open_tensors, shards
 
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
-_log = logging.getLogger("siglip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +87,7 @@ def load(
     given = pathlib.Path(tokenizer) if tokenizer else None
     params = source.read(config, mesh)
     if image_size and config.image and image_size != config.image.image_size:
-        config, params = _resize_positions(config, params, image_size, mesh)
+        config, params = read.resize_positions(config, params, image_size, mesh)
     make_tokenizer = functools.partial(source.tokenizer, text, given)
     model = inference.Model(params, config, image, make_tokenizer, batch_size, mesh)
     if given and config.text:
@@ -114,54 +104,27 @@ def find(name: str | os.PathLike) -> Source:
 
 
 def _workdir(place: places.Place) -> Source:
-    from siglip.checkpoint import (
-        TOKENIZER,
-        Checkpoints,
-    )  # Orbax: a second that others need not wait
-
-    workdir = place.path
+    from siglip.checkpoint import Checkpoints  # Orbax takes a second that others need not wait
 
     def read(c: cfg.Model, mesh: Mesh) -> siglip.Params:
-        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-            return restore(checkpoints, c, mesh)
+        whole = dataclasses.replace(c, image=config.model.image, text=config.model.text)
+        shapes = jax.eval_shape(lambda: siglip.init(whole))
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            sharding.tree_shardings(shapes, mesh),
+        )
+        with contextlib.closing(Checkpoints(place.path)) as checkpoints:
+            params = checkpoints.restore({"params": abstract})["params"]
+        return {place.tower: params[place.tower]} if place.tower else params
 
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(place.path)) as checkpoints:
         config = checkpoints.config()
-
-    def tokenizer(text: cfg.Text, given: pathlib.Path | None) -> Tokenizer:
-        path = given or workdir / TOKENIZER
-        return _tokenizer(path, text, config.model.text)
-
-    family = describe.family(config.model)
-    return Source(config.model, config.image, config.text, family, read, tokenizer)
-
-
-def restore(checkpoints: "Checkpoints", c: cfg.Model, mesh: Mesh) -> siglip.Params:
-    """The parameters of a workdir's latest checkpoint."""
-    shapes = jax.eval_shape(lambda: siglip.init(c))
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shapes,
-        sharding.tree_shardings(shapes, mesh),
-    )
-    return checkpoints.restore({"params": abstract})["params"]
-
-
-def load_latest(checkpoints: "Checkpoints", workdir: str | os.PathLike) -> inference.Model:
-    """The model of a workdir whose checkpoints are open already."""
-    from siglip.checkpoint import TOKENIZER
-
-    config = checkpoints.config()
-    mesh = meshes.make_mesh(cfg.Mesh(), jax.local_devices()[:1])
-    return inference.Model(
-        params=restore(checkpoints, config.model, mesh),
-        config=config.model,
-        image=config.image,
-        make_tokenizer=lambda: _tokenizer(
-            pathlib.Path(workdir) / TOKENIZER, config.text, config.model.text
-        ),
-        mesh=mesh,
-    )
+    model = config.model
+    if place.tower:
+        model = dataclasses.replace(model, **{{"img": "text", "txt": "image"}[place.tower]: None})
+    make = functools.partial(_tokenizer, model.text, None, place.path, False)
+    return Source(model, config.image, config.text, describe.family(model), read, make)
 
 
 def _foreign(place: places.Place) -> Source:
@@ -170,14 +133,11 @@ def _foreign(place: places.Place) -> Source:
     description = describe.describe(tensors, folder, place.release, place.tower)
     c, release = description.model, place.release
 
-    def tokenizer(text: cfg.Text, given: pathlib.Path | None) -> Tokenizer:
-        wanted = release.vocabulary if release else names.vocabulary_of(c.text.vocab_size)
-        path = vocabulary.find(wanted, given=given, folder=folder, released=release is not None)
-        return _tokenizer(path, text, c.text)
-
-    read = functools.partial(read_params, description)
+    wanted = release.vocabulary if release else c.text and names.vocabulary_of(c.text.vocab_size)
+    make = functools.partial(_tokenizer, c.text, wanted, folder, release is not None)
     family = describe.family(c, release)
-    return Source(c, description.image, description.text, family, read, tokenizer)
+    reader = functools.partial(read.read_params, description)
+    return Source(c, description.image, description.text, family, reader, make)
 
 
 def _weight_files(place: places.Place) -> tuple[list[pathlib.Path], pathlib.Path | None]:
@@ -210,7 +170,11 @@ def _weight_files(place: places.Place) -> tuple[list[pathlib.Path], pathlib.Path
     )
 
 
-def _tokenizer(path: pathlib.Path, text: cfg.Text, tower: cfg.TextTower) -> Tokenizer:
+def _tokenizer(
+    tower: cfg.TextTower, wanted: names.Vocabulary | None, folder: pathlib.Path | None,
+    released: bool, text: cfg.Text, given: pathlib.Path | None,
+) -> Tokenizer:  # fmt: skip
+    path = vocabulary.find(wanted, given=given, folder=folder, released=released)
     tokenizer = Tokenizer(dataclasses.replace(text, tokenizer=str(path)), tower.length)
     if tokenizer.vocab_size > tower.vocab_size:
         raise cfg.UserError(
@@ -218,105 +182,6 @@ def _tokenizer(path: pathlib.Path, text: cfg.Text, tower: cfg.TextTower) -> Toke
             "rows; use the vocabulary that the checkpoint was trained with"
         )
     return tokenizer
-
-
-def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Params:
-    """A foreign checkpoint's arrays as our parameters, each placed when it has been read.
-
-    Host memory holds the group of arrays being read and, on a CPU, what has been placed.
-    """
-    extra = {"stacked": d.stacked} if d.form == names.BIG_VISION else {}
-    entries = mapping.TABLES[d.form](c, **extra)
-    depths = {"img": c.image.depth if c.image else 0, "txt": c.text.depth if c.text else 0}
-    groups = []
-    for entry in entries:
-        layers = range(depths[entry.ours[0][:3]]) if entry.stacked else [0]
-        groups.append((entry, [entry.theirs.replace("{i}", str(i)) for i in layers]))
-    _account(d.tensors, {name: entry.shape for entry, group in groups for name in group})
-
-    abstract = jax.eval_shape(lambda: siglip.init(c))
-    shardings = sharding.tree_shardings(abstract, mesh)
-    targets = {
-        sharding.tree_path(path): (x.shape, s)
-        for (path, x), s in zip(
-            jax.tree.leaves_with_path(abstract), jax.tree.leaves(shardings), strict=True
-        )
-    }
-    flat = {}
-    # The largest first, while there is room: what is placed and what is being read, up to three
-    # copies of a group, then never add up to much more than the whole.
-    groups.sort(key=lambda item: -len(item[1]) * math.prod(item[0].shape))
-    for entry, group in groups:
-        buffers = [np.empty(targets[o][0], _storage(o, c.dtype)) for o in entry.ours]
-        for i, array in enumerate(d.tensors.read(group)):
-            if group[0] in _DOUBLED and _DOUBLED[group[0]] in d.tensors.shapes:
-                array = array + next(d.tensors.read([_DOUBLED[group[0]]]))
-            parts = entry.to_ours(array.reshape(entry.shape))
-            for buffer, part in zip(buffers, parts, strict=True):
-                (buffer[i] if entry.stacked else buffer)[...] = part
-        for o, buffer in zip(entry.ours, buffers, strict=True):
-            flat[o] = jax.device_put(buffer, targets[o][1])
-    return _nest(flat)
-
-
-# Early big_vision text towers added their position embeddings twice.
-_DOUBLED = {"txt/pos_embedding": "txt/Encoder_0/pos_embedding"}
-
-
-def _storage(path: str, dtype: str) -> np.dtype:
-    """Kernels that are only ever multiplied in `dtype` are kept in it; the rest is float32."""
-    narrow = "encoder/blocks/attention" in path or "encoder/blocks/mlp" in path
-    return np.dtype(ml_dtypes.bfloat16 if narrow and dtype == "bfloat16" else np.float32)
-
-
-def _nest(flat: dict[str, jax.Array]) -> siglip.Params:
-    tree: siglip.Params = {}
-    for path, array in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
-
-
-def _account(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
-    """Every array of the file is used, and every parameter comes from it."""
-    shapes = {k: v for k, v in tensors.shapes.items() if k not in _DOUBLED.values()}
-    missing = [name for name in expected if name not in shapes]
-    unknown = [name for name in shapes if name not in expected]
-    wrong = [
-        f"{name} {shapes[name]} instead of {shape}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape and not _both_scalars(shapes[name], shape)
-    ]
-    if not (missing or unknown or wrong):
-        return
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing ({_some(missing, unknown)})")
-    if unknown:
-        faults.append(f"{len(unknown)} unknown ({_some(unknown, missing or list(expected))})")
-    if wrong:
-        faults.append(f"{len(wrong)} of another shape ({_some(wrong)})")
-    raise cfg.UserError(
-        f"{tensors.where}: its arrays are not those of this SigLIP: {'; '.join(faults)}; "
-        "fetch it again, or check what it is"
-    )
-
-
-def _both_scalars(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    return math.prod(a) == math.prod(b) == 1 and max(len(a), len(b)) <= 1
-
-
-def _some(items: Sequence[str], others: Iterable[str] = (), limit: int = 3) -> str:
-    """The first few, each with the name among `others` that is nearest."""
-    shown = []
-    for item in items[:limit]:
-        near = difflib.get_close_matches(item, list(others), n=1)
-        shown.append(f"{item}, nearest {near[0]}" if near else item)
-    more = f", and {len(items) - limit} more" if len(items) > limit else ""
-    return "; ".join(shown) + more
 
 
 def open_clip_gelu(c: cfg.Model, family: int) -> cfg.Model:
@@ -329,39 +194,3 @@ def open_clip_gelu(c: cfg.Model, family: int) -> cfg.Model:
     if text:
         text = dataclasses.replace(text, gelu="tanh" if family == 2 else "erf")
     return dataclasses.replace(c, image=image, text=text)
-
-
-def _resize_positions(
-    c: cfg.Model, params: siglip.Params, image_size: int, mesh: Mesh
-) -> tuple[cfg.Model, siglip.Params]:
-    """Position embeddings for another size: bilinear with aligned corners, as in big_vision."""
-    if image_size < c.image.patch_size:
-        raise cfg.UserError(
-            f"image_size={image_size}: must be at least the patch size {c.image.patch_size}"
-        )
-    old, new = (size // c.image.patch_size for size in (c.image.image_size, image_size))
-    positions = np.asarray(params["img"]["pos_embedding"])[0].reshape(old, old, -1)
-    weights = _aligned_bilinear(old, new)
-    resized = np.einsum("ai,bj,ijd->abd", weights, weights, positions, optimize=True)
-    resized = resized.reshape(1, new * new, -1).astype(np.float32)
-    _log.warning(
-        "position embeddings resized from %dx%d to %dx%d patches: bilinear with aligned corners, "
-        "as in big_vision", old, old, new, new,
-    )  # fmt: skip
-    placed = jax.device_put(resized, meshes.replicated(mesh))
-    image = dataclasses.replace(c.image, image_size=image_size)
-    return (
-        dataclasses.replace(c, image=image),
-        {**params, "img": {**params["img"], "pos_embedding": placed}},
-    )
-
-
-def _aligned_bilinear(old: int, new: int) -> np.ndarray:
-    """Weights `(new, old)` of linear interpolation that maps the first and last on themselves."""
-    at = np.linspace(0, old - 1, new)
-    low = np.minimum(np.floor(at).astype(int), max(old - 2, 0))
-    share = at - low
-    weights = np.zeros((new, old))
-    np.add.at(weights, (np.arange(new), low), 1 - share)
-    np.add.at(weights, (np.arange(new), np.minimum(low + 1, old - 1)), share)
-    return weights

@@ -50,6 +50,13 @@ def test_a_model_trained_here_comes_back_the_same(workdir, tmp_path, form):
     np.testing.assert_array_equal(back.classify(pictures, texts), ours.classify(pictures, texts))
 
 
+def test_one_tower_of_a_workdir(workdir):
+    whole, text = siglip.load(workdir), siglip.load(f"{workdir}:txt")
+    assert text.config.image is None and text.params.keys() == {"txt"}
+    np.testing.assert_array_equal(text.encode_text("a cat"), whole.encode_text("a cat"))
+    assert siglip.load(f"{workdir}:img").params.keys() == {"img"}
+
+
 def test_across_formats_bit_for_bit(workdir, tmp_path):
     export.convert(workdir, tmp_path / "a", "huggingface")
     export.convert(tmp_path / "a", tmp_path / "b", "big_vision")

@@ -1,0 +1,156 @@
+"""Arrays of a foreign checkpoint as our parameters: each used, each read once, each placed."""
+
+import dataclasses
+import difflib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+
+from siglip import config as cfg
+from siglip.model import siglip
+from siglip.parallel import mesh as meshes
+from siglip.parallel import sharding
+from siglip.pretrained import describe, mapping, names
+from siglip.pretrained.tensors import Tensors
+
+_log = logging.getLogger("siglip")
+
+
+def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Params:
+    """A foreign checkpoint's arrays as our parameters, each placed when it has been read.
+
+    Host memory holds the group of arrays being read and, on a CPU, what has been placed.
+    """
+    extra = {"stacked": d.stacked} if d.form == names.BIG_VISION else {}
+    entries = mapping.TABLES[d.form](c, **extra)
+    depths = {"img": c.image.depth if c.image else 0, "txt": c.text.depth if c.text else 0}
+    groups = []
+    for entry in entries:
+        layers = range(depths[entry.ours[0][:3]]) if entry.stacked else [0]
+        groups.append((entry, [entry.theirs.replace("{i}", str(i)) for i in layers]))
+    _account(d.tensors, {name: entry.shape for entry, group in groups for name in group})
+
+    abstract = jax.eval_shape(lambda: siglip.init(c))
+    shardings = sharding.tree_shardings(abstract, mesh)
+    targets = {
+        sharding.tree_path(path): (x.shape, s)
+        for (path, x), s in zip(
+            jax.tree.leaves_with_path(abstract), jax.tree.leaves(shardings), strict=True
+        )
+    }
+    flat = {}
+    # The largest first, while there is room: what is placed and what is being read, up to three
+    # copies of a group, then never add up to much more than the whole.
+    groups.sort(key=lambda item: -len(item[1]) * math.prod(item[0].shape))
+    for entry, group in groups:
+        buffers = [np.empty(targets[o][0], _storage(o, c.dtype)) for o in entry.ours]
+        for i, array in enumerate(d.tensors.read(group)):
+            if group[0] in _DOUBLED and _DOUBLED[group[0]] in d.tensors.shapes:
+                array = array + next(d.tensors.read([_DOUBLED[group[0]]]))
+            parts = entry.to_ours(array.reshape(entry.shape))
+            for buffer, part in zip(buffers, parts, strict=True):
+                (buffer[i] if entry.stacked else buffer)[...] = part
+        for o, buffer in zip(entry.ours, buffers, strict=True):
+            flat[o] = jax.device_put(buffer, targets[o][1])
+    return _nest(flat)
+
+
+# Early big_vision text towers added their position embeddings twice.
+_DOUBLED = {"txt/pos_embedding": "txt/Encoder_0/pos_embedding"}
+
+
+def _storage(path: str, dtype: str) -> np.dtype:
+    """Kernels that are only ever multiplied in `dtype` are kept in it; the rest is float32."""
+    narrow = "encoder/blocks/attention" in path or "encoder/blocks/mlp" in path
+    return np.dtype(ml_dtypes.bfloat16 if narrow and dtype == "bfloat16" else np.float32)
+
+
+def _nest(flat: dict[str, jax.Array]) -> siglip.Params:
+    tree: siglip.Params = {}
+    for path, array in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def _account(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
+    """Every array of the file is used, and every parameter comes from it."""
+    shapes = {k: v for k, v in tensors.shapes.items() if k not in _DOUBLED.values()}
+    missing = [name for name in expected if name not in shapes]
+    unknown = [name for name in shapes if name not in expected]
+    wrong = [
+        f"{name} {shapes[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape and not _both_scalars(shapes[name], shape)
+    ]
+    if not (missing or unknown or wrong):
+        return
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing ({_some(missing, unknown)})")
+    if unknown:
+        faults.append(f"{len(unknown)} unknown ({_some(unknown, missing or list(expected))})")
+    if wrong:
+        faults.append(f"{len(wrong)} of another shape ({_some(wrong)})")
+    raise cfg.UserError(
+        f"{tensors.where}: its arrays are not those of this SigLIP: {'; '.join(faults)}; "
+        "fetch it again, or check what it is"
+    )
+
+
+def _both_scalars(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return math.prod(a) == math.prod(b) == 1 and max(len(a), len(b)) <= 1
+
+
+def _some(items: Sequence[str], others: Iterable[str] = (), limit: int = 3) -> str:
+    """The first few, each with the name among `others` that is nearest."""
+    shown = []
+    for item in items[:limit]:
+        near = difflib.get_close_matches(item, list(others), n=1)
+        shown.append(f"{item}, nearest {near[0]}" if near else item)
+    more = f", and {len(items) - limit} more" if len(items) > limit else ""
+    return "; ".join(shown) + more
+
+
+def resize_positions(
+    c: cfg.Model, params: siglip.Params, image_size: int, mesh: Mesh
+) -> tuple[cfg.Model, siglip.Params]:
+    """Position embeddings for another size: bilinear with aligned corners, as in big_vision."""
+    if image_size < c.image.patch_size:
+        raise cfg.UserError(
+            f"image_size={image_size}: must be at least the patch size {c.image.patch_size}"
+        )
+    old, new = (size // c.image.patch_size for size in (c.image.image_size, image_size))
+    positions = np.asarray(params["img"]["pos_embedding"])[0].reshape(old, old, -1)
+    weights = _aligned_bilinear(old, new)
+    resized = np.einsum("ai,bj,ijd->abd", weights, weights, positions, optimize=True)
+    resized = resized.reshape(1, new * new, -1).astype(np.float32)
+    _log.warning(
+        "position embeddings resized from %dx%d to %dx%d patches: bilinear with aligned corners, "
+        "as in big_vision", old, old, new, new,
+    )  # fmt: skip
+    placed = jax.device_put(resized, meshes.replicated(mesh))
+    image = dataclasses.replace(c.image, image_size=image_size)
+    return (
+        dataclasses.replace(c, image=image),
+        {**params, "img": {**params["img"], "pos_embedding": placed}},
+    )
+
+
+def _aligned_bilinear(old: int, new: int) -> np.ndarray:
+    """Weights `(new, old)` of linear interpolation that maps the first and last on themselves."""
+    at = np.linspace(0, old - 1, new)
+    low = np.minimum(np.floor(at).astype(int), max(old - 2, 0))
+    share = at - low
+    weights = np.zeros((new, old))
+    np.add.at(weights, (np.arange(new), low), 1 - share)
+    np.add.at(weights, (np.arange(new), np.minimum(low + 1, old - 1)), share)
+    return weights
