@@ -49,12 +49,14 @@ format: $(VENV)/.installed-dev  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: $(VENV)/.installed-parity  ## compare with transformers (installs torch)
+parity: $(VENV)/.installed-parity  ## compare with transformers, OpenCLIP and timm (installs torch; 16 GB)
 	$(BIN)/python -m pytest -m parity tests/parity
 
-bench: $(VENV)/.installed  ## time the training step and the loss on this machine
+bench: $(VENV)/.installed  ## time the training step, the loss and inference on this machine
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.loss --devices 8
+	$(BIN)/python -m benchmarks.encode_image
+	$(BIN)/python -m benchmarks.start
 
 clean:  ## remove caches; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

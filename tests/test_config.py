@@ -58,7 +58,11 @@ def test_integers_serve_as_floats(tiny_config):
         ("optimizer.warmup_steps", 10, r"must be below train\.steps=10"),
         ("optimizer.learning_rate", 0.0, "must be above 0"),
         ("data.crop_min_area", 0.0, r"must be in \(0, 1\]"),
-        ("image.resize", "nearest", "must be one of bicubic, bilinear, tf_bilinear"),
+        (
+            "image.resize",
+            "nearest",
+            "must be one of bicubic, bilinear, torch_bicubic, torch_bilinear",
+        ),
         ("eval.template", "a photo", r"must contain \{\}"),
         ("model.dtype", "float16", "must be one of float32, bfloat16"),
         ("model.image.heads", 5, "must be a multiple of heads=5"),

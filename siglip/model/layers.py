@@ -4,6 +4,7 @@ Parameters are float32; matrix products run in `dtype`; LayerNorm and softmax ru
 Shapes in names and comments: n batch, l tokens, d width, h heads.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -49,17 +50,35 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = make(), make(), make(), make()
 
     def __call__(self, x_q: jax.Array, x_kv: jax.Array) -> jax.Array:
-        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(1, 2)  # noqa: E731
-        q_nhqd, k_nhkd, v_nhkd = (
+        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
+        q_nqhd, k_nkhd, v_nkhd = (
             split(self.query(x_q)), split(self.key(x_kv)), split(self.value(x_kv)),
         )  # fmt: skip
-        q_nhqd *= q_nhqd.shape[-1] ** -0.5
-        logits_nhqk = jnp.einsum(
-            "nhqd,nhkd->nhqk", q_nhqd, k_nhkd, preferred_element_type=jnp.float32
-        )
-        weights_nhqk = jax.nn.softmax(logits_nhqk).astype(v_nhkd.dtype)
-        out_nhqd = jnp.einsum("nhqk,nhkd->nhqd", weights_nhqk, v_nhkd)
-        return self.out(out_nhqd.swapaxes(1, 2).reshape(*x_q.shape))
+        q_nqhd *= q_nqhd.shape[-1] ** -0.5
+        attend = attend_on_cpu if jax.default_backend() == "cpu" else attend_by_softmax
+        return self.out(attend(q_nqhd, k_nkhd, v_nkhd).reshape(*x_q.shape))
+
+
+def attend_by_softmax(q_nqhd: jax.Array, k_nkhd: jax.Array, v_nkhd: jax.Array) -> jax.Array:
+    """Values weighted by the softmax of `<q, k>`, `(n, q, h, d)`: the definition."""
+    logits_nhqk = jnp.einsum("nqhd,nkhd->nhqk", q_nqhd, k_nkhd, preferred_element_type=jnp.float32)
+    weights_nhqk = jax.nn.softmax(logits_nhqk).astype(v_nkhd.dtype)
+    return jnp.einsum("nhqk,nkhd->nqhd", weights_nhqk, v_nkhd)
+
+
+def attend_on_cpu(q_nqhd: jax.Array, k_nkhd: jax.Array, v_nkhd: jax.Array) -> jax.Array:
+    """`attend_by_softmax` in a form that XLA's CPU backend runs eight times faster (256 tokens).
+
+    Heads come first, as its kernels want them, and the softmax divides after the second product,
+    where there are fewer numbers. On a TPU the gradient of this form moves a tenth more memory.
+    """
+    q_nhqd, k_nhkd, v_nhkd = (x.swapaxes(1, 2) for x in (q_nqhd, k_nkhd, v_nkhd))
+    logits_nhqk = jnp.einsum("nhqd,nhkd->nhqk", q_nhqd, k_nhkd, preferred_element_type=jnp.float32)
+    highest_nhq1 = jax.lax.stop_gradient(logits_nhqk.max(axis=-1, keepdims=True))
+    weights_nhqk = jnp.exp(logits_nhqk - highest_nhq1)
+    out_nhqd = jnp.einsum("nhqk,nhkd->nhqd", weights_nhqk.astype(v_nhkd.dtype), v_nhkd)
+    out_nhqd = out_nhqd / weights_nhqk.sum(axis=-1, keepdims=True)
+    return out_nhqd.swapaxes(1, 2).astype(v_nkhd.dtype)
 
 
 class Mlp(nnx.Module):
@@ -115,14 +134,26 @@ class Encoder(nnx.Module):
         def step(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
             return block(x).astype(self.dtype), None
 
-        # On CPU an unrolled scan halves the time of the backward pass; elsewhere it only
-        # lengthens compilation.
-        unroll = jax.default_backend() == "cpu"
         if self.remat:
             # A loop by itself keeps the compiler from merging the recomputation with the original.
-            step = jax.checkpoint(step, prevent_cse=unroll)
-        x, _ = jax.lax.scan(step, x.astype(self.dtype), self.blocks, unroll=unroll)
-        return self.norm(x)
+            step = jax.checkpoint(step, prevent_cse=jax.default_backend() == "cpu")
+        return self.norm(scan_blocks(step, x.astype(self.dtype), self.blocks))
+
+
+def scan_blocks(
+    step: Callable[[jax.Array, Block], tuple[jax.Array, None]], x: jax.Array, blocks: Block
+) -> jax.Array:
+    """What `step` makes of `x`, block after block, by a scan that CPUs differentiate unrolled.
+
+    Unrolling halves the time of the backward pass there, but without a gradient it only costs: XLA
+    copies the parameters of all blocks before it runs the first.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(step, x, blocks)[0]
+    loop = jax.custom_vjp(lambda x, blocks: jax.lax.scan(step, x, blocks)[0])
+    unrolled = lambda x, blocks: jax.lax.scan(step, x, blocks, unroll=True)[0]  # noqa: E731
+    loop.defvjp(functools.partial(jax.vjp, unrolled), lambda vjp, gradient: vjp(gradient))
+    return loop(x, blocks)
 
 
 def param(
