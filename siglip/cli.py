@@ -49,8 +49,6 @@ def _add_preprocessing(verb: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace):
     from siglip.pretrained.load import load
 
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size}: must be at least 1")
     return load(
         args.checkpoint, profile=args.profile, dtype=args.dtype, image_size=args.image_size,
         tokenizer=args.tokenizer, batch_size=args.batch_size,

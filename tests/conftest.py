@@ -49,3 +49,18 @@ def tiny_config(tiny_model) -> cfg.Config:
             eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar"), pixel_nn=True),
         )
     )
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory) -> pathlib.Path:
+    """What a run of one step on emoji leaves, with the smallest of models. Not to be changed."""
+    from siglip.training import loop
+
+    config = cfg.Config(
+        cfg.Model(cfg.ImageTower(16, 1, 16, 2, 7, 30), cfg.TextTower(16, 1, 16, 2, 2000, 8, 16)),
+        text=cfg.Text(str(EMOJI / "sentencepiece.model")),
+        data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
+        train=cfg.Train(steps=1),
+    )
+    loop.train(config, path := tmp_path_factory.mktemp("run"))
+    return path

@@ -9,26 +9,15 @@ import sys
 import pytest
 
 from siglip import cli
-from siglip import config as cfg
-from siglip.training import loop
-from tests.conftest import EMOJI, ROOT
+from tests.conftest import ROOT
 from tests.data.test_sources import picture_bytes
 
 QUICKSTART = ["train.py", "--config", "configs/quickstart.py", "--workdir"]
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    model = cfg.Model(cfg.ImageTower(16, 1, 16, 2, 8, 16), cfg.TextTower(16, 1, 16, 2, 2000, 4, 16))
-    config = cfg.Config(
-        model,
-        text=cfg.Text(str(EMOJI / "sentencepiece.model")),
-        data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
-        train=cfg.Train(steps=1),
-    )
-    path = tmp_path_factory.mktemp("run")
-    loop.train(config, path)
-    return str(path)
+@pytest.fixture
+def workdir(workdir):
+    return str(workdir)
 
 
 @pytest.fixture
@@ -84,7 +73,7 @@ def test_mistakes_of_classify(workdir, picture, tmp_path, capsys):
 
 def test_classify_with_another_profile_and_size(workdir, picture, capsys):
     probabilities = []
-    for options in ([], ["--profile", "open_clip"], ["--image-size", "32"]):
+    for options in ([], ["--profile", "open_clip"], ["--image-size", "44"]):
         cli.main(["classify", picture, "--labels", "Cat!", "--checkpoint", workdir, "--json",
                   *options])  # fmt: skip
         line = json.loads(capsys.readouterr().out)

@@ -75,6 +75,8 @@ def load(
     cfg.check_word("profile", profile, (None, *names.PROFILES))
     cfg.check_word("dtype", dtype, (None, "float32", "bfloat16"))
     cfg.check_word("gelu", gelu, ("tanh", "open_clip"))
+    if batch_size < 1:
+        raise cfg.UserError(f"batch_size={batch_size}: must be at least 1")
     mesh = meshes.make_mesh(cfg.Mesh(fsdp=fsdp), list(devices or jax.local_devices()[:1]))
     source = find(name)
     config = dataclasses.replace(source.model, dtype=dtype or source.model.dtype)
@@ -86,7 +88,7 @@ def load(
         text = dataclasses.replace(text, clean=clean)
     given = pathlib.Path(tokenizer) if tokenizer else None
     params = source.read(config, mesh)
-    if image_size and config.image and image_size != config.image.image_size:
+    if image_size is not None and config.image:
         config, params = read.resize_positions(config, params, image_size, mesh)
     make_tokenizer = functools.partial(source.tokenizer, text, given)
     model = inference.Model(params, config, image, make_tokenizer, batch_size, mesh)

@@ -129,6 +129,11 @@ def resize_positions(
             f"image_size={image_size}: must be at least the patch size {c.image.patch_size}"
         )
     old, new = (size // c.image.patch_size for size in (c.image.image_size, image_size))
+    resized_config = dataclasses.replace(
+        c, image=dataclasses.replace(c.image, image_size=image_size)
+    )
+    if old == new:
+        return resized_config, params
     positions = np.asarray(params["img"]["pos_embedding"])[0].reshape(old, old, -1)
     weights = _aligned_bilinear(old, new)
     resized = np.einsum("ai,bj,ijd->abd", weights, weights, positions, optimize=True)
@@ -138,11 +143,7 @@ def resize_positions(
         "as in big_vision", old, old, new, new,
     )  # fmt: skip
     placed = jax.device_put(resized, meshes.replicated(mesh))
-    image = dataclasses.replace(c.image, image_size=image_size)
-    return (
-        dataclasses.replace(c, image=image),
-        {**params, "img": {**params["img"], "pos_embedding": placed}},
-    )
+    return resized_config, {**params, "img": {**params["img"], "pos_embedding": placed}}
 
 
 def _aligned_bilinear(old: int, new: int) -> np.ndarray:

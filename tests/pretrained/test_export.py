@@ -17,24 +17,10 @@ from siglip.data.text import Tokenizer
 from siglip.model import presets
 from siglip.model import siglip as two_towers
 from siglip.pretrained import describe, export, names, tokenizer_json
-from siglip.training import loop
 from tests.conftest import EMOJI
 from tests.fixtures.make_pretrained import FOLDER
 
 FORMS = ("huggingface", "big_vision")
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    model = cfg.Model(cfg.ImageTower(16, 1, 16, 2, 7, 30), cfg.TextTower(16, 1, 16, 2, 2000, 8, 16))
-    config = cfg.Config(
-        model,
-        text=cfg.Text(str(EMOJI / "sentencepiece.model")),
-        data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
-        train=cfg.Train(steps=1),
-    )
-    loop.train(config, path := tmp_path_factory.mktemp("run"))
-    return path
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -205,6 +205,8 @@ def test_options_with_a_typo():
         ({"profile": "hugginface"}, "profile='hugginface': unknown; did you mean 'huggingface'?"),
         ({"dtype": "float16"}, "dtype='float16': unknown; did you mean 'bfloat16'?"),
         ({"gelu": "exact"}, "gelu='exact': unknown; choose from tanh, open_clip"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"image_size": 0}, "image_size=0: must be at least the patch size 7"),
     ):
         with pytest.raises(cfg.UserError) as error:
             siglip.load(FOLDER / "huggingface", **options)
