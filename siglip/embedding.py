@@ -59,7 +59,9 @@ def find_inputs(place: str) -> Inputs:
             "file with one text a line"
         )
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        # utf-8-sig: some editors begin a file with a byte order mark. And not splitlines, which
+        # ends a line at form feeds and other marks within a text.
+        texts = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
         raise cfg.UserError(
             f"{place}: not a text file in UTF-8; give a folder of pictures, tar shards, or a text "

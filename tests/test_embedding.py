@@ -74,7 +74,8 @@ def test_tar_shards(tmp_path, model, capsys):
 
 
 def test_texts(workdir, tmp_path, capsys):
-    (tmp_path / "texts.txt").write_text("a cat\n\nein Hund\n貓\n")
+    text = "\ufeffa cat\r\n\r\nein Hund\r\n貓\n"  # as an editor on Windows may write it
+    (tmp_path / "texts.txt").write_bytes(text.encode())
     argv = ["embed", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "t.npy")]
     cli.main([*argv, "--checkpoint", str(workdir)])
     assert (tmp_path / "t.keys.txt").read_text().splitlines() == ["a cat", "ein Hund", "貓"]

@@ -41,6 +41,8 @@ def resolve(name: str | os.PathLike) -> Place:
     is looked up before its server; HF_HUB_OFFLINE=1 keeps to the cache.
     """
     name, _, tower = _split_tower(os.fspath(name))
+    if not name:
+        raise cfg.UserError("the checkpoint's name is empty; `siglip models` lists names")
     if name.startswith("local-dir:"):
         name = name.removeprefix("local-dir:")
         if not os.path.isdir(name):

@@ -91,6 +91,7 @@ def test_a_folder_of_weights(tmp_path, monkeypatch):
 
 
 def test_what_is_nowhere():
+    assert "name is empty" in fails("")
     assert "did you mean 'siglip-b16-256'" in fails("siglip-b16-265")
     assert "`siglip models` lists the names" in fails("no such thing")
     message = fails("google/siglip-base-patch16-256")
