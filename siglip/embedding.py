@@ -36,9 +36,11 @@ class Inputs:
     kind: str
     keys: Sequence[str]
     read: Callable[[int], bytes | str]
+    stamps: Sequence[str] = ()  # change when the files do
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join([self.kind, *self.keys]).encode()).hexdigest()
+        facts = "\n".join([self.kind, *self.keys, *self.stamps])
+        return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def find_inputs(place: str) -> Inputs:
@@ -48,8 +50,10 @@ def find_inputs(place: str) -> Inputs:
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise cfg.UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) in this folder")
-        keys = [str(file.relative_to(path)) for file in files]
-        return Inputs("pictures", keys, lambda i: files[i].read_bytes())
+        # A name may hold bytes that are no UTF-8: replaced in the key, not in the path.
+        keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]
+        stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (file.stat() for file in files)]
+        return Inputs("pictures", keys, lambda i: files[i].read_bytes(), stamps)
     if path.suffix == ".tar" or ".tar" in place:
         source = TarSource(place, captions=False)
         return Inputs("pictures", source.keys(), lambda i: source[i].image)
@@ -85,6 +89,9 @@ def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
     check_output(output)
     n, texts = len(inputs.keys), inputs.kind == "texts"
     c = model.config
+    if (c.text if texts else c.image) is None:
+        tower = "text" if texts else "image"
+        raise cfg.UserError(f"the checkpoint holds no {tower} tower, so no {inputs.kind} for it")
     width = (c.text.out_dim or c.text.width) if texts else c.image.width
     with _Partial(output, inputs, _fingerprint(model, texts), (n, width)) as partial:
         done = partial.done
@@ -119,8 +126,11 @@ def _fingerprint(model: Model, texts: bool) -> str:
 def check_output(output: pathlib.Path) -> None:
     if output.suffix not in (".npy", ".parquet"):
         raise cfg.UserError(f"--output {output}: must end in .npy or .parquet")
-    if output.exists():
-        raise cfg.UserError(f"--output {output}: exists already; remove it or give another name")
+    for path in (output, output.with_suffix(".keys.txt")):
+        if path.exists() and (path == output or output.suffix == ".npy"):
+            raise cfg.UserError(
+                f"--output {output}: {path.name} exists already; remove it or give another name"
+            )
     if not output.parent.is_dir():
         raise cfg.UserError(f"--output {output}: no folder {output.parent}; make it first")
 
@@ -168,9 +178,17 @@ class _Partial:
         self._output, self._folder = output, output.with_name(output.name + ".partial")
         self._state_path, rows_path = self._folder / "state.json", self._folder / "rows.npy"
         self._state = {"inputs": inputs.fingerprint(), "model": model, "done": 0, "failures": {}}
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cfg.UserError(
+                f"{self._folder}: {error.strerror}; give an --output that can be written"
+            ) from None
         if self._state_path.exists():
-            state = json.loads(self._state_path.read_text())
+            try:
+                state = json.loads(self._state_path.read_text())
+            except ValueError:
+                raise cfg.UserError(f"{self._folder}: damaged; remove it to begin again") from None
             for name in ("inputs", "model"):
                 if state[name] != self._state[name]:
                     raise cfg.UserError(

@@ -1,6 +1,7 @@
 """How a command starts and how it fails: one clear line for a user's mistake, exit code 2."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,9 @@ def user_errors(interrupted: str = "interrupted") -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(130)

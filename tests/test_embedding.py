@@ -150,6 +150,24 @@ def test_only_the_same_work_is_continued(photos, tmp_path, model):
         embedding.embed(model, inputs, tmp_path / "x.npy")
 
 
+def test_names_that_are_no_text(photos, tmp_path, capsys):
+    os.rename(os.fsencode(photos / "00.PNG"), os.fsencode(photos) + b"/a\xff.png")
+    code, *_ = run(capsys, photos, "--output", tmp_path / "x.npy")
+    assert code == 0 and "a\ufffd.png" in (tmp_path / "x.keys.txt").read_text()
+
+
+def test_changed_pictures_are_not_continued(photos):
+    before = embedding.find_inputs(str(photos)).fingerprint()
+    Image.new("RGB", (5, 5)).save(photos / "00.PNG")
+    assert embedding.find_inputs(str(photos)).fingerprint() != before
+
+
+def test_a_checkpoint_of_the_other_tower(photos, tmp_path):
+    text = siglip.load(f"{CHECKPOINT}:txt")
+    with pytest.raises(cfg.UserError, match="holds no image tower"):
+        embedding.embed(text, embedding.find_inputs(str(photos)), tmp_path / "x.npy")
+
+
 def test_mistakes(photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.txt").write_text("\n\n")

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import scipy.sparse
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siglip import config as cfg
 
@@ -98,6 +98,8 @@ def _turn_upright(picture: Image.Image) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words hold the address of a buffer
+        return "not of a known format"
     return " ".join(str(error).split())
 
 

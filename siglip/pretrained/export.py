@@ -159,6 +159,11 @@ def _huggingface(
         kind = "SiglipVisionModel" if vision_config else "SiglipTextModel"
         config = {"architectures": [kind], "dtype": "float32", **(vision_config or text_config)}
     files, notes = {"config.json": config}, []
+    if c.text and c.text.length != 64:
+        notes.append(
+            "texts: transformers' zero-shot pipeline pads to 64 tokens and fails with "
+            f"{c.text.length}; use AutoProcessor with padding='max_length', truncation=True"
+        )
     if c.image:
         resize = image.resize
         if resize == "tf_bilinear":

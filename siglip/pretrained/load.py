@@ -17,6 +17,7 @@ from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.pretrained import describe, names, places, read, vocabulary
+from siglip.pretrained.preprocessing import SIDECAR
 from siglip.pretrained.tensors import PICKLES, open_tensors, shards
 
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
@@ -132,7 +133,14 @@ def _workdir(place: places.Place) -> Source:
 def _foreign(place: places.Place) -> Source:
     files, folder = _weight_files(place)
     tensors = open_tensors(files)
-    description = describe.describe(tensors, folder, place.release, place.tower)
+    try:
+        description = describe.describe(tensors, folder, place.release, place.tower)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Of what JSON files can say, most makes no sense.
+        raise cfg.UserError(
+            f"{place.name}: the configuration files beside the weights make no sense ({error}); "
+            "fetch them again"
+        ) from None
     c, release = description.model, place.release
 
     wanted = release.vocabulary if release else c.text and names.vocabulary_of(c.text.vocab_size)
@@ -148,8 +156,10 @@ def _weight_files(place: places.Place) -> tuple[list[pathlib.Path], pathlib.Path
     if path.is_file():
         if path.name.endswith(".safetensors.index.json"):
             return shards(path), path.parent
-        # An .npz carries no configuration: what lies beside it belongs to something else.
-        return [path], path.parent if path.name in _WEIGHTS else None
+        # What lies beside a file belongs to it where the file has a checkpoint's usual name, or
+        # where this project wrote both; an .npz of others lies among others.
+        ours = (path.parent / SIDECAR).is_file()
+        return [path], path.parent if path.name in _WEIGHTS or ours else None
     for name in _WEIGHTS:
         if (path / name).is_file():
             return [path / name], path

@@ -23,6 +23,14 @@ from tests.fixtures.make_pretrained import FOLDER
 FORMS = ("huggingface", "big_vision")
 
 
+def test_the_file_alone_is_the_folder(workdir, tmp_path):
+    """What lies beside an .npz that this project wrote belongs to it."""
+    export.convert(workdir, tmp_path / "there", "big_vision")
+    file, folder = siglip.load(tmp_path / "there/model.npz"), siglip.load(tmp_path / "there")
+    assert file.config == folder.config and file.image == folder.image
+    assert file.tokenizer.model == folder.tokenizer.model
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_trained_here_comes_back_the_same(workdir, tmp_path, form):
     """With its vocabulary and preprocessing, bit for bit, into a folder that stands alone."""

@@ -138,6 +138,8 @@ def test_configuration_that_contradicts_the_weights(folder):
         wrong = {**config, section: {**config[section], field: value}}
         (folder / "config.json").write_text(json.dumps(wrong))
         assert message in refused(folder), field
+    (folder / "config.json").write_text('{"vision_config": 3}')
+    assert "beside the weights make no sense" in refused(folder)
     (folder / "config.json").write_text("{")
     assert "config.json: not JSON" in refused(folder)
 
