@@ -123,11 +123,19 @@ def _fingerprint(model: Model, texts: bool) -> str:
     return digest.hexdigest()
 
 
+def _partial_folder(output: pathlib.Path) -> pathlib.Path:
+    return output.with_name(output.name + ".partial")
+
+
 def check_output(output: pathlib.Path) -> None:
     if output.suffix not in (".npy", ".parquet"):
         raise cfg.UserError(f"--output {output}: must end in .npy or .parquet")
-    for path in (output, output.with_suffix(".keys.txt")):
-        if path.exists() and (path == output or output.suffix == ".npy"):
+    outputs = [output]
+    # Keys beside unfinished work are its own: it was stopped while it wrote the end.
+    if output.suffix == ".npy" and not _partial_folder(output).exists():
+        outputs.append(output.with_suffix(".keys.txt"))
+    for path in outputs:
+        if path.exists():
             raise cfg.UserError(
                 f"--output {output}: {path.name} exists already; remove it or give another name"
             )
@@ -175,7 +183,7 @@ class _Partial:
     """The unfinished output: rows on disk, and how far they go."""
 
     def __init__(self, output: pathlib.Path, inputs: Inputs, model: str, shape: tuple[int, int]):
-        self._output, self._folder = output, output.with_name(output.name + ".partial")
+        self._output, self._folder = output, _partial_folder(output)
         self._state_path, rows_path = self._folder / "state.json", self._folder / "rows.npy"
         self._state = {"inputs": inputs.fingerprint(), "model": model, "done": 0, "failures": {}}
         try:

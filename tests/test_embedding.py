@@ -135,6 +135,24 @@ def test_an_interrupted_run_goes_on(photos, tmp_path, model, capsys, monkeypatch
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
 
 
+def test_stopped_while_the_end_was_written(photos, tmp_path, model, monkeypatch):
+    """After the keys, before the rows: the same command still goes on."""
+    inputs, replace = embedding.find_inputs(str(photos)), os.replace
+
+    def stop(source, target):
+        if str(target).endswith("x.npy"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(embedding.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embedding.embed(model, inputs, tmp_path / "x.npy")
+    monkeypatch.undo()
+    assert (tmp_path / "x.keys.txt").exists()
+    embedding.embed(model, inputs, tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (11, 24)
+
+
 def test_only_the_same_work_is_continued(photos, tmp_path, model):
     inputs = embedding.find_inputs(str(photos))
     with embedding._Partial(tmp_path / "x.npy", inputs, "another model", (11, 24)):

@@ -8,8 +8,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import re
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from siglip import config as cfg
 from siglip.model import presets
 from siglip.pretrained import names
 from siglip.pretrained.preprocessing import SIDECAR, Json, preprocessing
+from siglip.pretrained.sizes import HEADS, TOWERS, Sizes, heads, tower_sizes
 from siglip.pretrained.tensors import Tensors
 
 
@@ -38,60 +37,6 @@ class Description:
     stacked: frozenset[str] = frozenset()
 
 
-# Where the sizes of a tower are seen: patches or tokens, positions, a layer, its first MLP layer.
-_PROBES = {
-    ("huggingface", "img"): (
-        "vision_model.embeddings.patch_embedding.weight",
-        "vision_model.embeddings.position_embedding.weight",
-        r"vision_model\.encoder\.layers\.(\d+)\.",
-        "vision_model.encoder.layers.0.mlp.fc1.weight",
-    ),
-    ("huggingface", "txt"): (
-        "text_model.embeddings.token_embedding.weight",
-        "text_model.embeddings.position_embedding.weight",
-        r"text_model\.encoder\.layers\.(\d+)\.",
-        "text_model.encoder.layers.0.mlp.fc1.weight",
-    ),
-    ("open_clip", "img"): (
-        "visual.trunk.patch_embed.proj.weight",
-        "visual.trunk.pos_embed",
-        r"visual\.trunk\.blocks\.(\d+)\.",
-        "visual.trunk.blocks.0.mlp.fc1.weight",
-    ),
-    ("open_clip", "txt"): (
-        "text.token_embedding.weight",
-        "text.positional_embedding",
-        r"text\.transformer\.resblocks\.(\d+)\.",
-        "text.transformer.resblocks.0.mlp.c_fc.weight",
-    ),
-    ("big_vision", "img"): (
-        "img/embedding/kernel",
-        "img/pos_embedding",
-        r"img/Transformer/encoderblock_(\d+)/",
-        "img/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel",
-    ),
-    ("big_vision", "txt"): (
-        "txt/Embed_0/embedding",
-        "txt/pos_embedding",
-        r"txt/Encoder_0/encoderblock_(\d+)/",
-        "txt/Encoder_0/encoderblock_0/MlpBlock_0/Dense_0/kernel",
-    ),
-}
-_HEADS = {
-    ("huggingface", "img"): "vision_model.head.probe",
-    ("open_clip", "img"): "visual.trunk.attn_pool.latent",
-    ("big_vision", "img"): "img/MAPHead_0/probe",
-    ("huggingface", "txt"): "text_model.head.weight",
-    ("open_clip", "txt"): "text.text_projection.weight",
-    ("big_vision", "txt"): "txt/head/kernel",
-}
-_TOWERS = {  # what the arrays of a tower begin with
-    "huggingface": {"img": "vision_model.", "txt": "text_model."},
-    "open_clip": {"img": "visual.", "txt": "text."},
-    "big_vision": {"img": "img/", "txt": "txt/"},
-}
-
-
 def describe(
     tensors: Tensors, folder: pathlib.Path | None, release: names.Release | None, tower: str | None
 ) -> Description:
@@ -100,7 +45,7 @@ def describe(
     _refuse_naflex(tensors, files)
     form, tensors = _format(tensors)
     if tower:
-        prefix = _TOWERS[form][tower]
+        prefix = TOWERS[form][tower]
         tensors = tensors.rename(lambda name: name if name.startswith(prefix) else None)
         if not tensors.shapes:
             raise cfg.UserError(f"{tensors.where}: has no {tower} tower")
@@ -190,61 +135,6 @@ def _without_identity_head(tensors: Tensors) -> Tensors:
     return tensors.rename(lambda name: None if name in (weight, bias) else name)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-    """What the arrays of a tower say; -1: nothing."""
-
-    first: tuple[int, ...]  # shape of the patch or token embedding
-    positions: int
-    width: int
-    depth: int
-    mlp_dim: int
-    heads: int
-
-
-def _sizes(form: str, tower: str, tensors: Tensors) -> _Sizes | None:
-    first, positions, layer, mlp = _PROBES[form, tower]
-    shapes = tensors.shapes
-    if first not in shapes:
-        if any(name.startswith(_TOWERS[form][tower]) for name in shapes):
-            raise cfg.UserError(f"{tensors.where}: has no {first}; the checkpoint is not whole")
-        return None
-    stacked = mlp.replace("encoderblock_0", "encoderblock")
-    if form == "big_vision" and stacked in shapes:
-        depth, mlp_dim = shapes[stacked][0], shapes[stacked][-1]
-        mlp = stacked
-    else:
-        depth = len({m[1] for name in shapes if (m := re.match(layer, name))})
-        mlp_dim = shapes.get(mlp, (-1,))[-1 if form == "big_vision" else 0]
-    query = mlp.replace("MlpBlock_0/Dense_0", "MultiHeadDotProductAttention_0/query")
-    heads = shapes[query][-2] if form == "big_vision" and query in shapes else -1
-    if positions not in shapes or depth < 1 or mlp_dim < 1:
-        missing = positions if positions not in shapes else mlp
-        raise cfg.UserError(f"{tensors.where}: has no {missing}; the checkpoint is not whole")
-    shape = shapes[first]
-    # (d, 3, p, p) in PyTorch; otherwise the width is last.
-    width = shape[0] if len(shape) == 4 and form != "big_vision" else shape[-1]
-    return _Sizes(shape, shapes[positions][-2], width, depth, mlp_dim, heads)
-
-
-def _heads(sizes: _Sizes, declared: Any, where: str) -> int:
-    if sizes.heads > 0:
-        heads = sizes.heads
-    elif isinstance(declared, int):
-        heads = declared
-    else:
-        known = {width: heads for width, _, _, heads in presets.SIZES.values()}
-        if sizes.width not in known:
-            raise cfg.UserError(
-                f"{where}: the number of attention heads of a tower of width {sizes.width} is "
-                "written nowhere; put the checkpoint's configuration file beside the weights"
-            )
-        heads = known[sizes.width]
-    if heads < 1 or sizes.width % heads:
-        raise cfg.UserError(f"{where}: {heads} attention heads do not divide width {sizes.width}")
-    return heads
-
-
 # Fields of transformers' configuration and what they are unless written.
 _HF_IMAGE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
              "num_attention_heads": 12, "image_size": 224, "patch_size": 16}  # fmt: skip
@@ -262,7 +152,12 @@ def _declared(form: str, tower: str, files: dict[str, Json]) -> Json:
         return {} if fields is None else (_HF_IMAGE if tower == "img" else _HF_TEXT) | fields
     if form == "big_vision":
         model = files[SIDECAR].get("model", {}).get("image" if tower == "img" else "text", {})
-        return {"image_size": model["image_size"]} if "image_size" in model else {}
+        acts = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
+        declared = {
+            "image_size": model.get("image_size"),
+            "hidden_act": acts.get(model.get("gelu")),
+        }
+        return {name: value for name, value in declared.items() if value is not None}
     config = files["open_clip_config.json"].get("model_cfg", {})
     if tower == "txt":
         fields = config.get("text_cfg", {})
@@ -300,7 +195,7 @@ def _gelu(declared: Json, where: str) -> str:
 def _image_tower(
     form: str, tensors: Tensors, files: dict[str, Json], release: names.Release | None
 ) -> cfg.ImageTower | None:
-    sizes = _sizes(form, "img", tensors)
+    sizes = tower_sizes(form, "img", tensors)
     if sizes is None:
         return None
     patch = sizes.first[0] if form == "big_vision" else sizes.first[-1]
@@ -320,15 +215,15 @@ def _image_tower(
     actual = {"hidden_size": sizes.width, "num_hidden_layers": sizes.depth,
               "intermediate_size": sizes.mlp_dim, "patch_size": patch}  # fmt: skip
     _agree(declared, actual, tensors.where)
-    pool = "map" if _HEADS[form, "img"] in tensors.shapes else "mean"
+    pool = "map" if HEADS[form, "img"] in tensors.shapes else "mean"
     return cfg.ImageTower(
         sizes.width, sizes.depth, sizes.mlp_dim,
-        _heads(sizes, declared.get("num_attention_heads"), tensors.where),
+        heads(sizes, declared.get("num_attention_heads"), tensors.where),
         patch, size, pool, _gelu(declared, tensors.where),
     )  # fmt: skip
 
 
-def _released_size(sizes: _Sizes, patch: int, grid: int, release: names.Release | None) -> int:
+def _released_size(sizes: Sizes, patch: int, grid: int, release: names.Release | None) -> int:
     """Without a file that says it: 27 patches of 14 pixels were cut from 384 pixels, not 378."""
     models = [release.model] if release else presets.RELEASED.values()
     for model in models:
@@ -339,7 +234,7 @@ def _released_size(sizes: _Sizes, patch: int, grid: int, release: names.Release 
 
 
 def _text_tower(form: str, tensors: Tensors, files: dict[str, Json]) -> cfg.TextTower | None:
-    sizes = _sizes(form, "txt", tensors)
+    sizes = tower_sizes(form, "txt", tensors)
     if sizes is None:
         return None
     declared = _declared(form, "txt", files)
@@ -347,13 +242,13 @@ def _text_tower(form: str, tensors: Tensors, files: dict[str, Json]) -> cfg.Text
               "intermediate_size": sizes.mlp_dim, "vocab_size": sizes.first[0],
               "max_position_embeddings": sizes.positions}  # fmt: skip
     _agree(declared, actual, tensors.where)
-    head = tensors.shapes.get(_HEADS[form, "txt"])
+    head = tensors.shapes.get(HEADS[form, "txt"])
     out_dim = 0 if head is None else head[-1 if form == "big_vision" else 0]
     if out_dim and isinstance(declared.get("projection_size"), int):
         _agree(declared, {"projection_size": out_dim}, tensors.where)
     return cfg.TextTower(
         sizes.width, sizes.depth, sizes.mlp_dim,
-        _heads(sizes, declared.get("num_attention_heads"), tensors.where),
+        heads(sizes, declared.get("num_attention_heads"), tensors.where),
         sizes.first[0], sizes.positions, out_dim, _gelu(declared, tensors.where),
     )  # fmt: skip
 

@@ -92,7 +92,7 @@ def test_the_comparison_can_tell_the_two_gelus_apart(gelu, tmp_path):
     assert np.abs(z - values["zimg"]).max() > 2e-5
 
 
-# Full size: the sizes the issues of every port are about.
+# The sizes in which ports have differed.
 FULL = [
     ("siglip-b16-256", "huggingface"),
     ("siglip-b16-256", "open_clip"),

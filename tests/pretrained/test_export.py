@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -42,6 +43,15 @@ def test_a_model_trained_here_comes_back_the_same(workdir, tmp_path, form):
     pictures = [Image.effect_noise((20, 33), 90).convert("RGB")]
     texts = ["a cat, Face!", "flag"]
     np.testing.assert_array_equal(back.classify(pictures, texts), ours.classify(pictures, texts))
+
+
+def test_erf_gelu_survives_an_npz(tmp_path):
+    (tmp_path / "hf").mkdir()
+    config = (FOLDER / "huggingface/config.json").read_text()
+    (tmp_path / "hf/config.json").write_text(config.replace("gelu_pytorch_tanh", "gelu"))
+    shutil.copy(FOLDER / "huggingface/model.safetensors", tmp_path / "hf")
+    export.convert(f"{tmp_path}/hf:img", tmp_path / "there", "big_vision")
+    assert siglip.load(tmp_path / "there").config.image.gelu == "erf"
 
 
 def test_one_tower_of_a_workdir(workdir):
