@@ -25,7 +25,8 @@ STEPS = flags.DEFINE_integer("steps", 50, "How many steps to time.", lower_bound
 
 def measure(config: cfg.Config, steps: int) -> dict[str, float]:
     mesh = meshes.make_mesh(config.mesh)
-    meshes.check_batch(config.data.batch_size, mesh, "data.batch_size")
+    microbatches = config.train.microbatches
+    meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
     tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
     train_state = state.create(config, tx, mesh)
     n, size, text = config.data.batch_size, config.model.image.image_size, config.model.text

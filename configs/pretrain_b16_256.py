@@ -25,6 +25,7 @@ def get_config(name: str = "siglip-b16-256") -> ConfigDict:
         model=dataclasses.replace(presets.get(name), dtype="bfloat16", remat=True),
         # Pictures are squashed and otherwise left alone.
         data=cfg.Data(batch_size=BATCH_SIZE, crop_min_area=1.0, threads=64),
+        loss=cfg.Loss(dtype="bfloat16"),
         optimizer=cfg.Optimizer(
             learning_rate=1e-3, b1=0.9, b2=0.95, weight_decay=1e-4, grad_clip=1.0,
             warmup_steps=20_000,

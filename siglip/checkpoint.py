@@ -19,8 +19,8 @@ Items = dict[str, Any]  # name -> tree of arrays (or of shapes with shardings, t
 TOKENIZER = "tokenizer.model"
 # Fields that may differ when a run is resumed: they do not change what is computed.
 FREE_FIELDS = (
-    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "data.threads", "data.prefetch", "data.cache_mb", "mesh.", "eval.",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.microbatches",
+    "data.threads", "data.prefetch", "data.cache_mb", "loss.tile", "mesh.", "eval.",
 )  # fmt: skip
 
 

@@ -128,8 +128,16 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Loss:
+    name: str = "sigmoid"  # or "softmax", CLIP's, which has no bias
+    dtype: str = "float32"  # in which embeddings are exchanged and multiplied; or "bfloat16"
+    tile: int = 0  # pairs are scored in blocks of at most tile x tile; 0: chosen
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     steps: int = 1000
+    microbatches: int = 1  # slices in which the towers run; the loss always sees the whole batch
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps; the last step is always saved
     keep_checkpoints: int = 2
@@ -159,6 +167,7 @@ class Config:
     text: Text = Text()
     image: Image = Image()
     data: Data = Data()
+    loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     mesh: Mesh = Mesh()
@@ -231,10 +240,12 @@ _AT_LEAST = {
     "data.cache_mb": 0,
     "data.threads": 1,
     "data.prefetch": 1,
+    "loss.tile": 0,
     "optimizer.weight_decay": 0,
     "optimizer.grad_clip": 0,
     "optimizer.warmup_steps": 0,
     "train.steps": 1,
+    "train.microbatches": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
@@ -250,6 +261,8 @@ _WORDS = {
     "model.image.gelu": ("tanh", "erf"),
     "model.text.gelu": ("tanh", "erf"),
     "model.dtype": ("float32", "bfloat16"),
+    "loss.name": ("sigmoid", "softmax"),
+    "loss.dtype": ("float32", "bfloat16"),
     "text.clean": CLEAN,
     "image.resize": RESIZE,
     "image.rgb": RGB,

@@ -1,5 +1,6 @@
 """Eight fake devices for every test, strict ranks, and a small run on real emoji."""
 
+import importlib.util
 import os
 import pathlib
 import tempfile
@@ -21,6 +22,14 @@ from siglip import config as cfg  # noqa: E402 (after the devices are configured
 
 ROOT = pathlib.Path(__file__).parent.parent
 EMOJI = ROOT / "examples/emoji"
+
+
+def pytest_collection_modifyitems(items):
+    if importlib.util.find_spec("libtpu") is None:
+        skip = pytest.mark.skip(reason="libtpu is missing: pip install 'siglip-jax[tpu]'")
+        for item in items:
+            if item.get_closest_marker("tpu_compiler"):
+                item.add_marker(skip)
 
 
 @pytest.fixture

@@ -1,6 +1,17 @@
-"""The pairwise sigmoid loss: `dense` defines it, `ring` is the one that trains."""
+"""The pairwise sigmoid loss, and CLIP's softmax loss for those who compare the two.
 
-from siglip.losses.dense import sigmoid_loss
-from siglip.losses.ring import PairMetrics, ring_sigmoid_loss
+`dense` defines them; the `ring_` forms give the same values and gradients and train.
+"""
 
-__all__ = ["PairMetrics", "ring_sigmoid_loss", "sigmoid_loss"]
+from siglip.losses.dense import sigmoid_loss, softmax_loss
+from siglip.losses.pairs import PairMetrics
+from siglip.losses.sigmoid import ring_sigmoid_loss
+from siglip.losses.softmax import ring_softmax_loss
+
+__all__ = [
+    "PairMetrics",
+    "ring_sigmoid_loss",
+    "ring_softmax_loss",
+    "sigmoid_loss",
+    "softmax_loss",
+]

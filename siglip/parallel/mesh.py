@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from siglip import config as cfg
@@ -10,7 +11,10 @@ AXES = ("data", "fsdp")
 
 
 def make_mesh(c: cfg.Mesh, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices (or those given); `c.data == -1` takes what `c.fsdp` leaves."""
+    """A mesh over all devices (or those given); `c.data == -1` takes what `c.fsdp` leaves.
+
+    Over several slices "data" goes across them and "fsdp" stays within one.
+    """
     devices = jax.devices() if devices is None else devices
     data = len(devices) // c.fsdp if c.data == -1 else c.data
     if data * c.fsdp != len(devices):
@@ -18,18 +22,33 @@ def make_mesh(c: cfg.Mesh, devices: list[jax.Device] | None = None) -> Mesh:
             f"config.mesh: data={c.data} x fsdp={c.fsdp} does not make {len(devices)} devices; "
             f"use data=-1 and an fsdp that divides {len(devices)}"
         )
-    # The default layout follows the interconnect; it needs all devices of a slice.
     axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh((data, c.fsdp), AXES, axis_types, devices=devices)
-
-
-def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
-    """A global batch must split evenly over the devices."""
-    if batch_size % mesh.size:
-        below = batch_size // mesh.size * mesh.size
-        nearest = " or ".join(str(n) for n in (below, below + mesh.size) if n)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        # The layout follows the interconnect; it needs all devices of a slice.
+        return jax.make_mesh((data, c.fsdp), AXES, axis_types, devices=devices)
+    if data % slices:
         raise cfg.UserError(
-            f"config.{field}={batch_size}: {mesh.size} devices do not divide it; use {nearest}"
+            f"config.mesh.fsdp={c.fsdp}: parameters are sharded within a slice; use a divisor of "
+            f"its {len(devices) // slices} devices"
+        )
+    within, between = (data // slices, c.fsdp), (slices, 1)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=axis_types)
+
+
+def check_batch(batch_size: int, mesh: Mesh, field: str, microbatches: int = 1) -> None:
+    """A global batch must split evenly over the devices, and there into slices."""
+    parts = mesh.size * microbatches
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        nearest = " or ".join(str(n) for n in (below, below + parts) if n)
+        slices = f" x {microbatches} microbatches" if microbatches > 1 else ""
+        raise cfg.UserError(
+            f"config.{field}={batch_size}: {mesh.size} devices{slices} do not divide it; "
+            f"use {nearest}"
         )
 
 

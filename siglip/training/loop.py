@@ -49,7 +49,9 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
     with watch("set up"):
         cfg.validate(config)
         mesh = meshes.make_mesh(config.mesh)
-        meshes.check_batch(config.data.batch_size, mesh, "data.batch_size")
+        meshes.check_batch(
+            config.data.batch_size, mesh, "data.batch_size", config.train.microbatches
+        )
         tokenizer = Tokenizer(config.text, config.model.text.length)
         check_vocabulary(tokenizer, config.model.text)
         source = TarSource(config.data.train)

@@ -34,3 +34,16 @@ def test_put_batch_spreads_rows_over_all_devices():
     np.testing.assert_array_equal(array, rows)
     assert {s.data.shape for s in array.addressable_shards} == {(2, 3)}
     assert len(array.sharding.device_set) == len(jax.devices())
+
+
+@pytest.mark.tpu_compiler
+def test_parameters_are_sharded_within_a_slice():
+    from siglip.parallel.topology import tpu_devices
+
+    devices = tpu_devices("v5e:2x2", slices=3)
+    mesh = meshes.make_mesh(cfg.Mesh(fsdp=2), devices)
+    assert mesh.devices.shape == (6, 2)
+    slices = [{device.slice_index for device in row} for row in mesh.devices]
+    assert slices == [{0}, {0}, {1}, {1}, {2}, {2}]
+    with pytest.raises(cfg.UserError, match=r"mesh\.fsdp=6: .* a divisor of its 4 devices"):
+        meshes.make_mesh(cfg.Mesh(fsdp=6), devices)

@@ -72,8 +72,10 @@ def test_a_run_from_start_to_end(tiny_config, tmp_path, capsys):
     records = read_lines(tmp_path / JSONL)
     assert [r["step"] for r in records] == list(range(1, 11))
     assert set(records[0]) == {
-        "step", "loss", "t", "temperature", "b", "positive_logit", "negative_logit", "grad_norm",
-        "param_norm", "learning_rate", "pairs_per_second", "data_wait_share",
+        "step", "loss", "t", "temperature", "b", "positive_logit", "positive_logit_min",
+        "positive_logit_max", "negative_logit", "negative_logit_min", "negative_logit_max",
+        "hard_negatives", "grad_norm", "param_norm", "learning_rate", "pairs_per_second",
+        "data_wait_share",
     }  # fmt: skip
     assert [r["learning_rate"] for r in records[:3]] == pytest.approx([0, 1.5e-3, 3e-3])
     assert all(0 <= r["data_wait_share"] <= 1 for r in records)
@@ -203,6 +205,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
     "section,fields,message",
     [
         ("data", {"batch_size": 12}, "8 devices do not divide"),
+        ("train", {"microbatches": 3}, "=16: 8 devices x 3 microbatches do not divide it; use 24"),
+        ("loss", {"name": "clip"}, "loss.name='clip': must be one of sigmoid, softmax"),
         ("data", {"train": "nowhere.tar"}, "no such shard"),
         ("text", {"tokenizer": "nowhere.model"}, "no such file"),
         ("mesh", {"fsdp": 3}, "does not make 8 devices"),

@@ -10,7 +10,7 @@ from siglip import config as cfg
 from siglip.data.pipeline import train_batches
 from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer
-from siglip.losses import sigmoid_loss
+from siglip.losses import sigmoid_loss, softmax_loss
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
@@ -57,6 +57,84 @@ def test_the_loss_falls(tiny_config):
     _, history = run(config, meshes.make_mesh(cfg.Mesh()), steps)
     losses = [m["loss"] for m in history]
     assert losses[0] > 8 and np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def emoji_batch(config, mesh):
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    batches = train_batches(config, TarSource(config.data.train), tokenizer)
+    return meshes.put_batch(next(iter(batches)), mesh)
+
+
+def gradients(config, mesh, microbatches):
+    """Value and gradients of a batch, and the compiled function."""
+    config = dataclasses.replace(config, train=cfg.Train(microbatches=microbatches))
+    params = state.create(config, optimizer.make_optimizer(config.optimizer, 10), mesh).params
+    # As late in training: at first the gradient of b is larger than all others.
+    params |= {"t": params["t"] + 0.7, "b": params["b"] + 8}
+    batch = emoji_batch(config, mesh)
+    loss = jax.value_and_grad(step.make_loss(config, mesh), has_aux=True)
+    compiled = jax.jit(loss).lower(params, batch).compile()
+    (value, _), grads = compiled(params, batch)
+    return value, grads, compiled
+
+
+# In float32; softmax's slopes cancel out in every row, so that rounding weighs more.
+@pytest.mark.parametrize("loss,tolerance", [("sigmoid", 1e-6), ("softmax", 1e-5)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
+def test_microbatches_give_the_gradients_of_the_whole_batch(tiny_config, loss, tolerance, shape):
+    """Of every parameter; a mean or a sum over slices would get those of t and b wrong by 8."""
+    data = dataclasses.replace(tiny_config.data, batch_size=32)
+    config = dataclasses.replace(tiny_config, loss=cfg.Loss(loss), data=data)
+    devices = jax.devices()[: shape[0] * shape[1]]
+    mesh = meshes.make_mesh(cfg.Mesh(*shape), devices)
+    value, whole, _ = gradients(config, mesh, 1)
+    sliced_value, sliced, compiled = gradients(config, mesh, 8)
+    np.testing.assert_allclose(sliced_value, value, rtol=1e-6)
+    norms = jax.tree.map(lambda x: float(np.linalg.norm(np.float64(x))), whole)
+    # No key needs a bias, nor does softmax: their gradients are zero but for rounding.
+    floor = 1e-2 * max(jax.tree.leaves(norms))
+    errors = jax.tree.map(
+        lambda x, y, norm: np.linalg.norm(np.float64(x) - y) / max(norm, floor),
+        sliced, whole, norms,
+    )  # fmt: skip
+    errors, _ = jax.tree.flatten_with_path(errors)
+    worst, path = max((error, sharding.tree_path(path)) for path, error in errors)
+    assert worst <= tolerance, f"{path} differs by {worst:.1e} of its norm"
+    assert "all-gather" not in compiled.as_text(), "slices are not where their rows were"
+
+
+def test_microbatches_need_less_memory(tiny_config):
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
+    tower = dict(width=64, depth=3, mlp_dim=128, heads=4)
+    model = cfg.Model(
+        cfg.ImageTower(**tower, patch_size=7, image_size=28),
+        cfg.TextTower(**tower, vocab_size=100, length=8, out_dim=64),
+    )
+    config = dataclasses.replace(tiny_config, model=model)
+    whole, sliced = (
+        gradients(config, mesh, k)[2].memory_analysis().temp_size_in_bytes for k in (1, 8)
+    )
+    assert sliced < whole / 3
+
+
+def test_the_loss_is_the_one_asked_for(tiny_config):
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:2])
+    params = siglip.init(tiny_config.model)
+    batch = emoji_batch(tiny_config, mesh)
+    model = siglip.bind(tiny_config.model, params)
+    zimg = model.encode_image((batch["image"] / 255.0 - 0.5) / 0.5)
+    ztxt = model.encode_text(batch["text"])
+    t, b = params["t"], params["b"]
+    for loss, expected in (
+        (cfg.Loss(), sigmoid_loss(zimg, ztxt, t, b)),
+        (cfg.Loss("softmax", tile=3), softmax_loss(zimg, ztxt, t)),
+    ):
+        config = dataclasses.replace(tiny_config, loss=loss)
+        value, _ = jax.jit(step.make_loss(config, mesh))(params, batch)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        config = dataclasses.replace(config, loss=dataclasses.replace(loss, dtype="bfloat16"))
+        rounded, _ = jax.jit(step.make_loss(config, mesh))(params, batch)
+        assert 0 < abs(rounded - value) < 5e-3 * value
 
 
 def test_metrics_describe_the_state_before_the_update(tiny_config):

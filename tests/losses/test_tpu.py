@@ -1,0 +1,110 @@
+"""What the losses become on TPUs: memory, collectives and their overlap, asked of the compiler."""
+
+import functools
+import re
+
+import jax
+import pytest
+
+from benchmarks import loss
+
+pytestmark = pytest.mark.tpu_compiler
+
+MIB = 2**20
+# On-chip memory (VMEM) of a chip: the compiler counts what lies there in the peak.
+ON_CHIP = {"v5e": 128 * MIB, "v4": 32 * MIB, "v6e": 128 * MIB}
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    """What was compiled for a TPU cannot be read back without one."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+compiled = functools.cache(loss.compile_for)
+
+MILLION = ("v5e:16x16", 1_048_576)
+
+
+@pytest.mark.parametrize(
+    "topology,n,dtype",
+    [
+        (*MILLION, "bfloat16"),
+        (*MILLION, "float32"),
+        ("v5e:4x4", 32_768, "bfloat16"),
+        ("v4:2x4x4", 32_768, "bfloat16"),
+        ("v6e:4x4", 32_768, "bfloat16"),
+    ],
+)
+def test_memory_beyond_embeddings_and_gradients(topology, n, dtype):
+    memory = compiled(topology, n, dtype=dtype).memory_analysis()
+    assert memory.temp_size_in_bytes <= 8 * MIB
+    inputs_and_outputs = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    assert memory.peak_memory_in_bytes <= inputs_and_outputs + ON_CHIP[topology.split(":")[0]]
+
+
+def test_softmax_needs_no_more():
+    memory = compiled(*MILLION, form="softmax_ring").memory_analysis()
+    assert memory.temp_size_in_bytes <= 8 * MIB
+
+
+def test_memory_of_a_device_does_not_grow_with_their_number():
+    """1,024 pairs on each."""
+    sizes = {4: "v5e:2x2", 256: "v5e:16x16"}
+    memory = {
+        chips: compiled(topology, 1024 * chips).memory_analysis()
+        for chips, topology in sizes.items()
+    }
+    assert memory[256].peak_memory_in_bytes <= 1.01 * memory[4].peak_memory_in_bytes
+    assert max(m.temp_size_in_bytes for m in memory.values()) <= 1 * MIB
+
+
+@pytest.mark.parametrize("topology,n", [MILLION, ("v5e:4x4", 32_768), ("v4:2x4x4", 32_768)])
+def test_permutes_run_beside_the_products(topology, n):
+    """Texts and what was found of them are under way while the matrix units work.
+
+    On large v5e slices the compiler does this only for permutes between neighbouring chips.
+    """
+    executable = compiled(topology, n, dtype="bfloat16")
+    kinds = loss.collectives(executable)
+    assert kinds["collective-permute-start"] == kinds["collective-permute-done"] == 4
+    assert not {"collective-permute", "all-gather", "all-gather-start"} & set(kinds)
+    assert rounds_with_products(executable.as_text()), "no products between start and done"
+
+
+def rounds_with_products(hlo: str) -> list[str]:
+    """The computations that start two permutes, then multiply, then wait for them."""
+    bodies = re.split(r"\n(?=[%\w])", hlo)
+    multiplying = {
+        re.match(r"%?([\w.-]+)", body)[1] for body in bodies if " convolution(" in body
+    }  # a matrix product, in the compiler's words
+    for _ in range(6):  # and what calls it
+        multiplying |= {
+            re.match(r"%?([\w.-]+)", body)[1]
+            for body in bodies
+            if set(re.findall(r"(?:calls|body)=%?([\w.-]+)", body)) & multiplying
+        }
+    found = []
+    for body in bodies:
+        lines = body.splitlines()
+        starts, dones = (
+            [i for i, line in enumerate(lines) if f" collective-permute-{end}(" in line]
+            for end in ("start", "done")
+        )
+        if len(starts) != 2 or len(dones) != 2:
+            continue
+        between = lines[max(starts) : min(dones)]
+        called = set(re.findall(r"(?:calls|body)=%?([\w.-]+)", "\n".join(between)))
+        if called & multiplying:
+            found.append(lines[0])
+    return found
+
+
+def test_slices_exchange_over_their_own_network_only_between_rounds():
+    """Two slices: text tiles cross once, and go around the chips of a slice in between."""
+    kinds = loss.collectives(compiled("v5e:4x4", 32_768, fsdp=2, slices=2))
+    assert "all-gather" not in kinds and "collective-permute" not in kinds
+    assert kinds["send"] == kinds["recv"] == 4
