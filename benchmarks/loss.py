@@ -29,8 +29,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from siglip import config as cfg
+from siglip.environment import calm_libtpu
 from siglip.losses import ring_sigmoid_loss, ring_softmax_loss, sigmoid_loss
 from siglip.parallel import mesh as meshes
+from siglip.parallel.topology import tpu_devices
 
 MIB = 2**20
 T, B = np.float32(np.log(10.0)), np.float32(-10.0)
@@ -71,17 +73,28 @@ def softmax_ring(zimg, ztxt, t, b, *, mesh: Mesh, dtype: str) -> jax.Array:
     return ring_softmax_loss(zimg, ztxt, t, mesh=mesh, dtype=dtype) + 0 * b
 
 
-def torch_plain(zimg, ztxt, t, b):
+def import_torch() -> None:
+    global torch, SigLipLoss, _torchvision
     import torch
 
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # torchvision of another build: OpenCLIP wants it, its loss does not
+        _torchvision = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _torchvision.define(
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+    from open_clip.loss import SigLipLoss
+
+
+def torch_plain(zimg, ztxt, t, b):
     logits = t.exp() * (zimg @ ztxt.T).float() + b
     labels = 2 * torch.eye(len(zimg), device=zimg.device) - 1
     return -torch.nn.functional.logsigmoid(labels * logits).sum() / len(zimg)
 
 
 def open_clip(zimg, ztxt, t, b):
-    from open_clip.loss import SigLipLoss
-
     return SigLipLoss()(zimg, ztxt, t.exp(), b)
 
 
@@ -104,6 +117,8 @@ def measure(form: str, n: int, dim: int, dtype: str, devices: int, repeats: int)
     rng = np.random.default_rng(0)
     z = rng.normal(size=(2, n, dim)).astype(np.float32)
     z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    if form in TORCH_FORMS:
+        import_torch()
     run = (torch_run if form in TORCH_FORMS else jax_run)(form, z, dtype, devices)
     before = reset_peak(form)
     value = run()
@@ -122,7 +137,9 @@ def measure(form: str, n: int, dim: int, dtype: str, devices: int, repeats: int)
 
 def gradients(form: str, mesh: Mesh, dtype: str) -> jax.stages.Wrapped:
     loss = functools.partial(JAX_FORMS[form], mesh=mesh, dtype=dtype)
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    rows, scalar = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+    shardings = scalar, (rows, rows, scalar, scalar)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=shardings)
 
 
 def jax_run(form: str, z: np.ndarray, dtype: str, devices: int) -> Callable[[], float]:
@@ -135,8 +152,6 @@ def jax_run(form: str, z: np.ndarray, dtype: str, devices: int) -> Callable[[], 
 
 
 def torch_run(form: str, z: np.ndarray, dtype: str, devices: int) -> Callable[[], float]:
-    import torch
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(os.cpu_count())
     inputs = [torch.tensor(x, device=device, requires_grad=True) for x in (*z, T, B)]
@@ -175,8 +190,6 @@ def read_peak(form: str) -> int:
 def torch_cuda(form: str):
     if form not in TORCH_FORMS:
         return None
-    import torch
-
     return torch.cuda if torch.cuda.is_available() else None
 
 
@@ -262,8 +275,6 @@ def compile_for(
     fsdp: int = 1, slices: int = 1,
 ) -> jax.stages.Compiled:  # fmt: skip
     """Value and gradients of n pairs, compiled for every chip of `topology`."""
-    from siglip.parallel.topology import tpu_devices
-
     mesh = meshes.make_mesh(cfg.Mesh(fsdp=fsdp), tpu_devices(topology, slices))
     rows, scalar = meshes.batch_sharding(mesh), meshes.replicated(mesh)
     z = jax.ShapeDtypeStruct((n, dim), jnp.float32, sharding=rows)
@@ -282,8 +293,6 @@ def collectives(compiled: jax.stages.Compiled) -> dict[str, int]:
 def compile_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     results = []
     for topology in args.topology:
-        from siglip.parallel.topology import tpu_devices
-
         chips = len(tpu_devices(topology))
         for per_chip in args.per_chip:
             n = per_chip * chips
@@ -292,8 +301,7 @@ def compile_all(args: argparse.Namespace) -> list[dict[str, Any]]:
                 try:
                     compiled = compile_for(topology, n, dim=args.dim, dtype=args.dtype, form=form)
                 except jax.errors.JaxRuntimeError as error:
-                    used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-                    row["error"] = f"needs {used[1]} of {used[2]}" if used else str(error)[:200]
+                    row["error"] = str(error).splitlines()[0]  # such as: out of memory
                 else:
                     memory = compiled.memory_analysis()
                     row |= {
@@ -337,6 +345,7 @@ def main() -> None:
             parser.error(f"--forms {form}: must be of {', '.join(every)}")
     # On a GPU, leave memory to the subprocesses, and let a peak be what is used, not reserved.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    calm_libtpu()
     if args.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", args.devices)

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from siglip import __version__
+from siglip import __version__, environment
 from siglip.config import UserError
 from siglip.entry import user_errors
 
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     for add in (_add_classify, _add_embed, _add_convert, _add_models):
         add(verbs)
     args = parser.parse_args(argv)
+    environment.calm_libtpu()
     with user_errors():
         args.run(args)
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from siglip import environment
 from siglip.config import Config, UserError, from_dict, validate
 
 
@@ -49,6 +50,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
         with user_errors(interrupted):
             main()
 
+    environment.calm_libtpu()
     app.run(guarded_main, flags_parser=parse)
 
 

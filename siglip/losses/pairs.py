@@ -11,6 +11,9 @@ from siglip.losses.ring import Findings, Stats, all_pairs
 from siglip.parallel.rings import ring_order
 
 DTYPES = ("float32", "bfloat16")
+# 4 MiB of float32 logits: enough work for the matrix units, and little enough for a TPU's on-chip
+# memory or a CPU's cache. A GPU would spend as long on launching kernels so small.
+TILE, GPU_TILE = 1024, 4096
 
 
 class PairMetrics(NamedTuple):
@@ -30,7 +33,7 @@ class Ring(NamedTuple):
 
     mesh: Mesh
     dtype: str
-    tile: int | None
+    tile: int
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -95,7 +98,8 @@ def make_ring(
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile}: must be at least 1; None chooses it")
-    return Ring(mesh, dtype, tile)
+    on_gpu = mesh.devices.flat[0].platform == "gpu"
+    return Ring(mesh, dtype, tile or (GPU_TILE if on_gpu else TILE))
 
 
 def check(zimg: jax.Array, ztxt: jax.Array, normalized: bool = False) -> None:

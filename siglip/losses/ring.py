@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TILE = 1024
-
 
 class Stats(NamedTuple):
     """What a tile tells of all pairs. Tiles, then devices, are joined by sum, minimum, maximum."""
@@ -50,20 +48,19 @@ class Score(Protocol):
         """
 
 
-def tiling(rows: int, tile: int | None) -> tuple[int, int]:
-    """`(number of tiles, rows of each)` that hold `rows`: at most `tile` rows, none by far smaller.
+def tiling(rows: int, tile: int) -> tuple[int, int]:
+    """`(number of tiles, rows of each)` that hold `rows` in even tiles of at most `tile` rows.
 
-    The default of 1,024 gives 4 MiB of float32 logits: enough work for the matrix units, and little
-    enough for a TPU's on-chip memory or a CPU's cache. Less than a row for each tile is padding.
+    Less than a row for each tile is padding.
     """
-    tiles = -(-rows // (tile or TILE))
+    tiles = -(-rows // tile)
     return tiles, -(-rows // tiles)
 
 
 def all_pairs(
     score: Score, images: Any, texts: Any, start: Findings, *,
     merge: Callable[[jax.Array, jax.Array], jax.Array] = jnp.add,
-    axes: tuple[str, ...], order: np.ndarray, tile: int | None = None,
+    axes: tuple[str, ...], order: np.ndarray, tile: int,
 ) -> Findings:  # fmt: skip
     """Score all images of all devices against all texts of all devices, inside `jax.shard_map`.
 
@@ -75,7 +72,7 @@ def all_pairs(
       axes: the mesh axes that the rows lie on.
       order: positions on `axes` as nested rings, see `ring_order`. While texts stay at one place
         of the first axis (a slice), they go all around the second.
-      tile: rows of a tile at most, see `tiling`.
+      tile: rows of a tile, at most.
 
     Returns:
       Findings of this device's images and texts, each from all the pairs it is part of. `stats` are
@@ -115,7 +112,7 @@ def all_pairs(
             of_texts = jax.tree.map(merge, carry.texts, found.texts)
             return Findings(of_images, of_texts, carry.stats.join(found.stats)), None
 
-        # Sums start anew: float32 is to add few numbers of like size.
+        # Sums start anew (all rows of `start` are alike): float32 is to add few numbers of one size.
         carry = Findings(of_images, jax.tree.map(lambda x: x[0], start.texts), start.stats)
         return jax.lax.scan(image_tile, carry, (jnp.arange(tiles), images))[0]
 

@@ -23,9 +23,10 @@ def ring_sigmoid_loss(
       mesh: the devices of the ring; its axes must be of type Auto.
       dtype: "float32", or "bfloat16" to round embeddings before they are exchanged and multiplied.
         Logits, sums and what texts collect of their gradient are float32 in any case.
-      tile: rows of images and of texts that are scored at once, at most. None: 1,024. A device
-        holds about `12 * tile**2 + 20 * tile * d` bytes beside its embeddings and gradients,
-        whatever the batch and the number of devices, on a TPU mostly in on-chip memory.
+      tile: rows of images and of texts that are scored at once, at most; fewer where a device has
+        fewer. None: 1,024, on GPUs 4,096. Beside its embeddings (and in bfloat16 a copy of them)
+        and their gradients a device holds about `12 * tile**2 + 20 * tile * d` bytes, whatever the
+        batch and the number of devices; on a TPU most of it in on-chip memory.
       with_metrics: also return `PairMetrics`.
       check_normalized: refuse embeddings whose length is not 1; only outside `jit`.
 

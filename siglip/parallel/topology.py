@@ -1,12 +1,12 @@
 """TPUs that are not there: their compiler, without the chips."""
 
 import importlib.util
-import os
 
 import jax
 from jax.experimental import topologies
 
 from siglip import config as cfg
+from siglip.environment import calm_libtpu
 
 # One device a chip, as JAX shows these generations where they really are.
 _MEGACORE = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
@@ -25,14 +25,7 @@ def tpu_devices(name: str, slices: int = 1) -> list[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise cfg.UserError("compiling for a TPU needs its compiler: pip install 'siglip-jax[tpu]'")
-    if jax.default_backend() != "tpu":
-        # Keep libtpu from asking a metadata server what this machine is, from complaining that it
-        # does not know, and from insisting on being the only process that compiles.
-        for variable, value in {
-            "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-            "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        }.items():  # fmt: skip
-            os.environ.setdefault(variable, value)
+    calm_libtpu()
     options = _OPTIONS.get(name.split(":")[0], {})
     if slices > 1:
         options = {**options, "num_slices": slices}

@@ -133,8 +133,8 @@ def test_memory_is_that_of_tiles(loss):
 
 @pytest.mark.parametrize(
     "rows,tile,expected",
-    [(4096, None, (4, 1024)), (1000, None, (1, 1000)), (1025, None, (2, 513)),
-     (1, None, (1, 1)), (7, 3, (3, 3)), (6, 3, (2, 3)), (16_384, 512, (32, 512))],
+    [(4096, 1024, (4, 1024)), (1000, 1024, (1, 1000)), (1025, 1024, (2, 513)),
+     (1, 1024, (1, 1)), (7, 3, (3, 3)), (6, 3, (2, 3)), (16_384, 512, (32, 512))],
 )  # fmt: skip
 def test_tiles_are_even(rows, tile, expected):
     assert tiling(rows, tile) == expected

@@ -1,0 +1,20 @@
+"""What the process needs to know before JAX starts."""
+
+import glob
+import os
+
+
+def calm_libtpu() -> None:
+    """Where libtpu is installed and no TPU: keep it from looking for one, at length and loudly.
+
+    To be called before JAX looks for devices.
+    """
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
+        return
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",  # whom it would ask what machine this is
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any: it wants to know
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # processes that only compile do not disturb each other
+    }.items():
+        os.environ.setdefault(variable, value)
