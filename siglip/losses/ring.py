@@ -112,7 +112,7 @@ def all_pairs(
             of_texts = jax.tree.map(merge, carry.texts, found.texts)
             return Findings(of_images, of_texts, carry.stats.join(found.stats)), None
 
-        # Sums start anew (all rows of `start` are alike): float32 is to add few numbers of one size.
+        # Sums start anew, so that float32 adds few numbers of one size. Rows of `start` are alike.
         carry = Findings(of_images, jax.tree.map(lambda x: x[0], start.texts), start.stats)
         return jax.lax.scan(image_tile, carry, (jnp.arange(tiles), images))[0]
 
