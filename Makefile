@@ -54,7 +54,7 @@ parity: $(VENV)/.installed-parity  ## compare with transformers, OpenCLIP and ti
 
 bench: $(VENV)/.installed  ## time the training step, the loss and inference on this machine
 	$(BIN)/python -m benchmarks.step
-	$(BIN)/python -m benchmarks.loss --devices 8
+	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.encode_image
 	$(BIN)/python -m benchmarks.start
 

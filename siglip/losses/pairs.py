@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from siglip.losses.ring import Findings, Stats, all_pairs
+from siglip.losses.ring import Stats, all_pairs
 from siglip.parallel.rings import ring_order
 
 DTYPES = ("float32", "bfloat16")
@@ -66,19 +66,19 @@ class Ring(NamedTuple):
         """`(m,)`, `scale` times the cosine of row i of both."""
         return scale * jnp.sum(images.astype(jnp.float32) * texts.astype(jnp.float32), axis=-1)
 
-    def gradients(
-        self, found: Findings, zimg: jax.Array, ztxt: jax.Array, temperature: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """By images, texts and t, of a loss divided by n.
+    def by_embeddings(
+        self, slopes: jax.Array, images: jax.Array, texts: jax.Array, scale: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Gradients by images and texts from `(r, c)` slopes by their cosines divided by `scale`.
 
-        `found` are sums, over the pairs, of the loss's slope by the logit times the embedding of
-        the other side.
+        Scaled tile by tile, not at the end, which would take another array of each.
         """
-        scale = temperature / (len(zimg) * self.mesh.size)
-        images = zimg.astype(self.dtype).astype(jnp.float32)
-        slopes_times_cosines = jax.lax.psum(jnp.sum(found.images * images), self.axes)
-        of_images = (scale * found.images).astype(zimg.dtype)
-        return of_images, (scale * found.texts).astype(ztxt.dtype), scale * slopes_times_cosines
+        of_images = scale * self.product("ij,jd->id", slopes, texts)
+        return of_images, scale * self.product("ij,id->jd", slopes, images)
+
+    def by_t(self, gradient: jax.Array, images: jax.Array) -> jax.Array:
+        """By t, from that by images: it is the sum over pairs of slope by cosine times cosine."""
+        return jax.lax.psum(jnp.sum(gradient * images.astype(jnp.float32)), self.axes)
 
 
 def make_ring(
@@ -125,7 +125,7 @@ def _check_length(name: str, z: jax.Array) -> None:
         low, high = float(jnp.min(lengths)), float(jnp.max(lengths))
     except jax.errors.ConcretizationTypeError:
         raise ValueError(
-            "check_normalized needs values, which jit and grad do not have: check before them"
+            "check_normalized needs values, which there are none of under jit: check before it"
         ) from None
     if not 0.99 < low <= high < 1.01:
         raise ValueError(
@@ -136,8 +136,8 @@ def _check_length(name: str, z: jax.Array) -> None:
 
 def no_stats(*names: str) -> Stats:
     """The stats of no pair."""
-    sums = {name: jnp.zeros(()) for name in ("logit", "hard", *names)}
-    return Stats(sums, jnp.full((), jnp.inf), jnp.full((), -jnp.inf))
+    sums = {name: jnp.float32(0) for name in ("logit", "hard", *names)}
+    return Stats(sums, jnp.float32(jnp.inf), jnp.float32(-jnp.inf))
 
 
 def logit_stats(logits: jax.Array, labels: jax.Array | None, **sums: jax.Array) -> Stats:

@@ -96,8 +96,8 @@ def all_pairs(
             return None
         image = i * size + jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
         text = j * size + jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
-        label = jnp.where(image == text, 1.0, -1.0) if own else jnp.full((size, size), -1.0)
-        return jnp.where((image < rows) & (text < rows), label, 0.0) if padded else label
+        label = jnp.where((image == text) & own, jnp.float32(1), jnp.float32(-1))
+        return jnp.where((image < rows) & (text < rows), label, 0) if padded else label
 
     def meet(of_images: Any, texts: Any, j: jax.Array, own: bool) -> Findings:
         """This device's images and the texts that are here."""

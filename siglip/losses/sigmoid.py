@@ -88,8 +88,7 @@ def _one_device(
         stats = logit_stats(logits, labels, loss=losses, slope=slopes)
         if not gradients:
             return Findings((), (), stats)
-        of_images = ring.product("ij,jd->id", slopes, texts)
-        return Findings(of_images, ring.product("ij,id->jd", slopes, images), stats)
+        return Findings(*ring.by_embeddings(slopes, images, texts, temperature / n), stats)
 
     images, texts = zimg.astype(ring.dtype), ztxt.astype(ring.dtype)
     zeros = jnp.zeros(zimg.shape, jnp.float32) if gradients else ()
@@ -101,5 +100,6 @@ def _one_device(
     result = stats.sums["loss"] / n, pair_metrics(positive, stats, ring.axes)
     if not gradients:
         return result, ()
-    of_b = stats.sums["slope"] / n
-    return result, (*ring.gradients(found, zimg, ztxt, temperature), of_b)
+    of_images, of_texts = found.images.astype(zimg.dtype), found.texts.astype(ztxt.dtype)
+    of_t, of_b = ring.by_t(found.images, images), stats.sums["slope"] / n
+    return result, (of_images, of_texts, of_t, of_b)

@@ -62,7 +62,7 @@ def _value(ring: Ring, zimg: jax.Array, ztxt: jax.Array, t: jax.Array) -> tuple:
         return Findings(by_image, jax.nn.logsumexp(logits, axis=0), stats)
 
     images, texts = zimg.astype(ring.dtype), ztxt.astype(ring.dtype)
-    nothing = jnp.full(len(zimg), -jnp.inf)
+    nothing = jnp.full(len(zimg), -jnp.inf, jnp.float32)
     start = Findings(nothing, nothing, no_stats())
     found = ring.all_pairs(score, images, texts, start, merge=jnp.logaddexp)
     positive = ring.positive_logits(images, texts, temperature)
@@ -78,29 +78,24 @@ def _gradients(
     ring: Ring, zimg: jax.Array, ztxt: jax.Array, t: jax.Array,
     image_negatives: jax.Array, text_negatives: jax.Array,
 ) -> tuple:  # fmt: skip
-    temperature = jnp.exp(t)
+    temperature, n = jnp.exp(t), len(zimg) * ring.mesh.size
     images, texts = zimg.astype(ring.dtype), ztxt.astype(ring.dtype)
     positive = ring.positive_logits(images, texts, temperature)
     of_image = jnp.logaddexp(image_negatives, positive)
     of_text = jnp.logaddexp(text_negatives, positive)
+    # The slope of a positive is the share of its negatives: one minus its own would cancel out.
+    own = -(jnp.exp(image_negatives - of_image) + jnp.exp(text_negatives - of_text)) / 2
 
     def score(images: tuple, texts: tuple, labels: jax.Array | None) -> Findings:
-        (images, of_image), (texts, of_text) = images, texts
+        (images, of_image, own), (texts, of_text) = images, texts
         logits = temperature * ring.product("id,jd->ij", images, texts)
         slopes = (jnp.exp(logits - of_image[:, None]) + jnp.exp(logits - of_text[None])) / 2
         if labels is not None:
-            slopes = jnp.where(labels < 0, slopes, 0)
-        by_image = ring.product("ij,jd->id", slopes, texts)
-        return Findings(by_image, ring.product("ij,id->jd", slopes, images), no_stats())
+            slopes = jnp.where(labels > 0, own[:, None], jnp.where(labels < 0, slopes, 0))
+        return Findings(*ring.by_embeddings(slopes, images, texts, temperature / n), no_stats())
 
     zeros = jnp.zeros(zimg.shape, jnp.float32)
     start = Findings(zeros, zeros, no_stats())
-    found = ring.all_pairs(score, (images, of_image), (texts, of_text), start)
-    # The slopes of the positives: the share of their negatives, each by itself for exactness.
-    slopes = jnp.exp(image_negatives - of_image) + jnp.exp(text_negatives - of_text)
-    slopes = -slopes[:, None] / 2
-    found = found._replace(
-        images=found.images + slopes * texts.astype(jnp.float32),
-        texts=found.texts + slopes * images.astype(jnp.float32),
-    )
-    return ring.gradients(found, zimg, ztxt, temperature)
+    found = ring.all_pairs(score, (images, of_image, own), (texts, of_text), start)
+    of_t = ring.by_t(found.images, images)
+    return found.images.astype(zimg.dtype), found.texts.astype(ztxt.dtype), of_t

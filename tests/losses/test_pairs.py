@@ -61,7 +61,7 @@ def test_lengths_are_checked_where_values_are_known(loss):
     for dtype in (jnp.float32, jnp.bfloat16):
         z = jnp.asarray(ZIMG, dtype), jnp.asarray(ZTXT, dtype)
         assert jnp.isfinite(loss(*z, check_normalized=True))
-    with pytest.raises(ValueError, match=r"check_normalized needs values, which jit"):
+    with pytest.raises(ValueError, match=r"check_normalized needs values, .* under jit"):
         jax.jit(functools.partial(loss, check_normalized=True))(ZIMG, ZTXT)
 
 
