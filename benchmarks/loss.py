@@ -4,7 +4,8 @@
     python -m benchmarks.loss --topology v5e:4x4,v5e:16x16 --per-chip 1024
 
 Prints a JSON object for every form and batch; `--json` and `--plot` keep them. Every measurement
-is a process of its own, so that its peak of memory is its own, and all forms take turns, so that a
+is a process of its own, so that its peak of memory is its own (on a GPU, where JAX counts from the
+start of the process, with that of compiling), and all forms take turns, so that a
 busy machine slows all of them: `ratio` is the median over the turns of a form's time divided by
 the ring's. With `--topology` nothing runs: the TPU's compiler says what memory and which exchanges
 the program would need.
@@ -29,6 +30,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from siglip import config as cfg
+from siglip.entry import user_errors
 from siglip.environment import calm_libtpu
 from siglip.losses import ring_sigmoid_loss, ring_softmax_loss, sigmoid_loss
 from siglip.parallel import mesh as meshes
@@ -220,8 +222,8 @@ def in_own_process(form: str, n: int, args: argparse.Namespace) -> dict[str, Any
         command += [f"--{name}", str(getattr(args, name))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"skipped": last[:200]}
+        lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exit)", line)]
+        return {"skipped": (lines or [f"exit code {done.returncode}"])[-1][:200]}
     return json.loads(done.stdout)
 
 
@@ -323,16 +325,26 @@ def _mib(size: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    words = lambda text: text.split(",")  # noqa: E731
-    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
+
+    def words(text: str) -> list[str]:
+        return text.split(",")
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        return int(text)
+
+    def numbers(text: str) -> list[int]:
+        return [number(word) for word in text.split(",")]
+
     every = [*JAX_FORMS, *TORCH_FORMS]
     parser.add_argument("--batches", type=numbers, default=[1024, 4096], help="pairs, in all")
     parser.add_argument("--forms", type=words, default=every, help=",".join(every))
-    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--dim", type=number, default=768)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--devices", type=int, default=0, help="fake CPU devices; 0: what there is")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of a turn")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--repeats", type=number, default=3, help="timed runs of a turn")
+    parser.add_argument("--turns", type=number, default=3)
     parser.add_argument("--topology", type=words, help="TPU slices to compile for, nothing is run")
     parser.add_argument("--per-chip", type=numbers, default=[1024], help="pairs on each chip")
     parser.add_argument("--json", help="write all results to this file")
@@ -343,6 +355,8 @@ def main() -> None:
     for form in args.forms:
         if form not in every:
             parser.error(f"--forms {form}: must be of {', '.join(every)}")
+    if args.topology and args.plot:
+        parser.error("--plot draws what was measured here: not with --topology")
     # On a GPU, leave memory to the subprocesses, and let a peak be what is used, not reserved.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     calm_libtpu()
@@ -354,7 +368,8 @@ def main() -> None:
         sizes = {name: getattr(args, name) for name in ("dim", "dtype", "devices", "repeats")}
         print(json.dumps(measure(args.measure, n, **sizes)))
         return
-    results = compile_all(args) if args.topology else compare(args)
+    with user_errors():
+        results = compile_all(args) if args.topology else compare(args)
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
     if args.plot:

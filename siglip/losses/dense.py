@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from siglip.losses.pairs import check
+from siglip.losses.pairs import check, scalar
 
 
 def sigmoid_loss(zimg: jax.Array, ztxt: jax.Array, t: jax.Array, b: jax.Array) -> jax.Array:
@@ -18,7 +18,7 @@ def sigmoid_loss(zimg: jax.Array, ztxt: jax.Array, t: jax.Array, b: jax.Array) -
     Returns:
       The sum over all n * n pairs divided by n, float32. Memory is of order n * n.
     """
-    logits_nm = _logits(zimg, ztxt, t) + b
+    logits_nm = _logits(zimg, ztxt, t) + scalar("b", b)
     labels_nm = 2 * jnp.eye(len(zimg), dtype=jnp.float32) - 1
     return -jnp.sum(jax.nn.log_sigmoid(labels_nm * logits_nm)) / len(zimg)
 
@@ -41,4 +41,4 @@ def _logits(zimg: jax.Array, ztxt: jax.Array, t: jax.Array) -> jax.Array:
     # Left alone, TPUs and GPUs would round float32 factors.
     exact = jax.lax.Precision.HIGHEST
     cosines = jnp.matmul(zimg, ztxt.T, precision=exact, preferred_element_type=jnp.float32)
-    return jnp.exp(t) * cosines
+    return jnp.exp(scalar("t", t)) * cosines

@@ -17,7 +17,10 @@ TILE, GPU_TILE = 1024, 4096
 
 
 class PairMetrics(NamedTuple):
-    """Logits of the pairs that belong together and of those that do not; float32 scalars."""
+    """Logits of the pairs that belong together and of those that do not; float32 scalars.
+
+    They are reports: they have no gradient.
+    """
 
     positive_logit: jax.Array  # means
     positive_logit_min: jax.Array
@@ -76,34 +79,38 @@ class Ring(NamedTuple):
         of_images = scale * self.product("ij,jd->id", slopes, texts)
         return of_images, scale * self.product("ij,id->jd", slopes, images)
 
-    def by_t(self, gradient: jax.Array, images: jax.Array) -> jax.Array:
-        """By t, from that by images: it is the sum over pairs of slope by cosine times cosine."""
-        return jax.lax.psum(jnp.sum(gradient * images.astype(jnp.float32)), self.axes)
-
 
 def make_ring(
-    zimg: jax.Array, ztxt: jax.Array, mesh: Mesh, dtype: str, tile: int | None, normalized: bool
+    zimg: jax.Array, ztxt: jax.Array, mesh: Mesh, dtype: Any, tile: int | None, normalized: bool
 ) -> Ring:
     """Refuses, as a ValueError and before anything is compiled, what cannot give a right loss."""
     check(zimg, ztxt, normalized)
+    if not isinstance(mesh, Mesh):
+        raise ValueError(
+            f"mesh is a {type(mesh).__name__}: make a jax.sharding.Mesh of devices, for example "
+            "with siglip.parallel.mesh.make_mesh"
+        )
     n = len(zimg)
     if n % mesh.size:
         raise ValueError(f"{mesh.size} devices do not divide a batch of {n} pairs")
-    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+    if not mesh.axis_names or any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "the ring needs a mesh with Auto axes: siglip.parallel.mesh.make_mesh makes one, or "
             "pass axis_types=(jax.sharding.AxisType.Auto,) * n to jax.make_mesh"
         )
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile={tile}: must be at least 1; None chooses it")
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r}: must be one of {', '.join(DTYPES)}")
+    if tile is not None and (not isinstance(tile, int) or tile < 1):
+        raise ValueError(f"tile={tile!r}: must be a whole number above 0; None chooses it")
     on_gpu = mesh.devices.flat[0].platform == "gpu"
-    return Ring(mesh, dtype, tile or (GPU_TILE if on_gpu else TILE))
+    return Ring(mesh, name, tile or (GPU_TILE if on_gpu else TILE))
 
 
 def check(zimg: jax.Array, ztxt: jax.Array, normalized: bool = False) -> None:
     """Embeddings must be `(n, d)` and `(n, d)`, and of length 1 where `normalized` is asked for."""
+    if not (hasattr(zimg, "shape") and hasattr(ztxt, "shape")):
+        raise ValueError("embeddings must be arrays (n, d)")
     if zimg.shape != ztxt.shape or zimg.ndim != 2:
         raise ValueError(
             f"embeddings must both be (n, d), got {zimg.shape} images and {ztxt.shape} texts; "
@@ -119,13 +126,20 @@ def check(zimg: jax.Array, ztxt: jax.Array, normalized: bool = False) -> None:
             _check_length(name, z)
 
 
+def scalar(name: str, x: jax.Array | float) -> jax.Array:
+    """`t` or `b` as float32."""
+    if jnp.ndim(x):
+        raise ValueError(f"{name} has shape {jnp.shape(x)}: it must be a scalar")
+    return jnp.asarray(x, jnp.float32)
+
+
 def _check_length(name: str, z: jax.Array) -> None:
     lengths = jnp.linalg.norm(z.astype(jnp.float32), axis=-1)
     try:
         low, high = float(jnp.min(lengths)), float(jnp.max(lengths))
     except jax.errors.ConcretizationTypeError:
         raise ValueError(
-            "check_normalized needs values, which there are none of under jit: check before it"
+            "check_normalized needs values, which jit and grad do not have: check before them"
         ) from None
     if not 0.99 < low <= high < 1.01:
         raise ValueError(

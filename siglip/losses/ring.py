@@ -51,9 +51,11 @@ class Score(Protocol):
 def tiling(rows: int, tile: int) -> tuple[int, int]:
     """`(number of tiles, rows of each)` that hold `rows` in even tiles of at most `tile` rows.
 
-    Less than a row for each tile is padding.
+    Tiles somewhat smaller are taken if they divide the rows; else less than a row for each tile is
+    padding, for which embeddings are copied.
     """
-    tiles = -(-rows // tile)
+    least = -(-rows // tile)
+    tiles = next((k for k in range(least, 2 * least + 1) if rows % k == 0), least)
     return tiles, -(-rows // tiles)
 
 

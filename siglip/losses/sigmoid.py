@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from siglip.losses.pairs import PairMetrics, Ring, logit_stats, make_ring, no_stats, pair_metrics
+from siglip.losses.pairs import (
+    PairMetrics,
+    Ring,
+    logit_stats,
+    make_ring,
+    no_stats,
+    pair_metrics,
+    scalar,
+)  # fmt: skip
 from siglip.losses.ring import Findings
 
 
@@ -19,7 +27,7 @@ def ring_sigmoid_loss(
 
     Args:
       zimg, ztxt: `(n, d)` unit embeddings, float32 or bfloat16; the devices must divide n.
-      t, b: logarithm of the temperature and bias, scalars.
+      t, b: logarithm of the temperature (2.3 for 10) and bias, scalars.
       mesh: the devices of the ring; its axes must be of type Auto.
       dtype: "float32", or "bfloat16" to round embeddings before they are exchanged and multiplied.
         Logits, sums and what texts collect of their gradient are float32 in any case.
@@ -28,7 +36,8 @@ def ring_sigmoid_loss(
         and their gradients a device holds about `12 * tile**2 + 20 * tile * d` bytes, whatever the
         batch and the number of devices; on a TPU most of it in on-chip memory.
       with_metrics: also return `PairMetrics`.
-      check_normalized: refuse embeddings whose length is not 1; only outside `jit`.
+      check_normalized: refuse embeddings whose length is not 1; only where they have values,
+        outside `jit` and `grad`.
 
     Returns:
       The same value and gradients as `sigmoid_loss`.
@@ -37,8 +46,7 @@ def ring_sigmoid_loss(
       ValueError: before anything is compiled, if the arguments do not fit.
     """
     ring = make_ring(zimg, ztxt, mesh, dtype, tile, check_normalized)
-    t, b = jnp.asarray(t, jnp.float32), jnp.asarray(b, jnp.float32)
-    loss, metrics = _loss(ring, zimg, ztxt, t, b)
+    loss, metrics = _loss(ring, zimg, ztxt, scalar("t", t), scalar("b", b))
     return (loss, metrics) if with_metrics else loss
 
 
@@ -66,8 +74,8 @@ _loss.defvjp(_forward, _backward)
 
 def _go_around(ring: Ring, *args: jax.Array, gradients: bool) -> tuple:
     """`((loss, metrics), gradients)`; gradients are `()` where not wanted."""
-    rows, scalar = PartitionSpec(ring.axes), PartitionSpec()
-    outputs = (scalar, (rows, rows, scalar, scalar) if gradients else ())
+    rows, one = PartitionSpec(ring.axes), PartitionSpec()
+    outputs = (one, (rows, rows, one, one) if gradients else ())
     return ring.on_each_device(functools.partial(_one_device, ring, gradients), outputs)(*args)
 
 
@@ -77,7 +85,8 @@ def _one_device(
     temperature, n = jnp.exp(t), len(zimg) * ring.mesh.size
 
     def score(images: jax.Array, texts: jax.Array, labels: jax.Array | None) -> Findings:
-        logits = temperature * ring.product("id,jd->ij", images, texts) + b
+        cosines = temperature * ring.product("id,jd->ij", images, texts)
+        logits = cosines + b
         # softplus(-margin), and its slope by the logit, from one exponential.
         margin = -logits if labels is None else labels * logits
         e = jnp.exp(-jnp.abs(margin))
@@ -85,14 +94,14 @@ def _one_device(
         slopes = jnp.where(margin >= 0, e, 1) / (1 + e)
         if labels is not None:
             losses, slopes = jnp.abs(labels) * losses, -labels * slopes
-        stats = logit_stats(logits, labels, loss=losses, slope=slopes)
+        stats = logit_stats(logits, labels, loss=losses, b=slopes, t=slopes * cosines)
         if not gradients:
             return Findings((), (), stats)
         return Findings(*ring.by_embeddings(slopes, images, texts, temperature / n), stats)
 
     images, texts = zimg.astype(ring.dtype), ztxt.astype(ring.dtype)
     zeros = jnp.zeros(zimg.shape, jnp.float32) if gradients else ()
-    start = Findings(zeros, zeros, no_stats("loss", "slope"))
+    start = Findings(zeros, zeros, no_stats("loss", "b", "t"))
     found = ring.all_pairs(score, images, texts, start)
     stats = found.stats.over(ring.axes)
 
@@ -101,5 +110,4 @@ def _one_device(
     if not gradients:
         return result, ()
     of_images, of_texts = found.images.astype(zimg.dtype), found.texts.astype(ztxt.dtype)
-    of_t, of_b = ring.by_t(found.images, images), stats.sums["slope"] / n
-    return result, (of_images, of_texts, of_t, of_b)
+    return result, (of_images, of_texts, stats.sums["t"] / n, stats.sums["b"] / n)

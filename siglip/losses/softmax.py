@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from siglip.losses.pairs import PairMetrics, Ring, logit_stats, make_ring, no_stats, pair_metrics
+from siglip.losses.pairs import (
+    PairMetrics,
+    Ring,
+    logit_stats,
+    make_ring,
+    no_stats,
+    pair_metrics,
+    scalar,
+)  # fmt: skip
 from siglip.losses.ring import Findings
 
 
@@ -22,7 +30,7 @@ def ring_softmax_loss(
     between the two a device keeps its embeddings and one number for each of them.
     """
     ring = make_ring(zimg, ztxt, mesh, dtype, tile, check_normalized)
-    loss, metrics = _loss(ring, zimg, ztxt, jnp.asarray(t, jnp.float32))
+    loss, metrics = _loss(ring, zimg, ztxt, scalar("t", t))
     return (loss, metrics) if with_metrics else loss
 
 
@@ -34,16 +42,16 @@ def _loss(
 
 
 def _forward(ring: Ring, *args: jax.Array) -> tuple[tuple[jax.Array, PairMetrics], tuple]:
-    rows, scalar = PartitionSpec(ring.axes), PartitionSpec()
-    call = ring.on_each_device(functools.partial(_value, ring), (scalar, (rows, rows)))
+    rows, one = PartitionSpec(ring.axes), PartitionSpec()
+    call = ring.on_each_device(functools.partial(_value, ring), (one, (rows, rows)))
     result, negatives = call(*args)
     return result, (*args, *negatives)
 
 
 def _backward(ring: Ring, residuals: tuple, cotangents: tuple) -> tuple:
     loss, _ = cotangents  # metrics are not differentiated
-    rows, scalar = PartitionSpec(ring.axes), PartitionSpec()
-    call = ring.on_each_device(functools.partial(_gradients, ring), (rows, rows, scalar))
+    rows, one = PartitionSpec(ring.axes), PartitionSpec()
+    call = ring.on_each_device(functools.partial(_gradients, ring), (rows, rows, one))
     return jax.tree.map(lambda x: (loss * x).astype(x.dtype), call(*residuals))
 
 
@@ -87,15 +95,22 @@ def _gradients(
     own = -(jnp.exp(image_negatives - of_image) + jnp.exp(text_negatives - of_text)) / 2
 
     def score(images: tuple, texts: tuple, labels: jax.Array | None) -> Findings:
-        (images, of_image, own), (texts, of_text) = images, texts
+        (images, of_image, own, positive), (texts, of_text, positive_of_text) = images, texts
         logits = temperature * ring.product("id,jd->ij", images, texts)
-        slopes = (jnp.exp(logits - of_image[:, None]) + jnp.exp(logits - of_text[None])) / 2
+        among_texts = jnp.exp(logits - of_image[:, None])
+        among_images = jnp.exp(logits - of_text[None])
+        # Slopes of a row and of a column add up to zero, so that only differences of logits count.
+        by_t = among_texts * (logits - positive[:, None])
+        by_t += among_images * (logits - positive_of_text[None])
+        slopes = (among_texts + among_images) / 2
         if labels is not None:
             slopes = jnp.where(labels > 0, own[:, None], jnp.where(labels < 0, slopes, 0))
-        return Findings(*ring.by_embeddings(slopes, images, texts, temperature / n), no_stats())
+            by_t = jnp.where(labels < 0, by_t, 0)
+        stats = logit_stats(logits, labels, t=by_t / 2)
+        return Findings(*ring.by_embeddings(slopes, images, texts, temperature / n), stats)
 
+    images, texts = (images, of_image, own, positive), (texts, of_text, positive)
     zeros = jnp.zeros(zimg.shape, jnp.float32)
-    start = Findings(zeros, zeros, no_stats())
-    found = ring.all_pairs(score, (images, of_image, own), (texts, of_text), start)
-    of_t = ring.by_t(found.images, images)
-    return found.images.astype(zimg.dtype), found.texts.astype(ztxt.dtype), of_t
+    found = ring.all_pairs(score, images, texts, Findings(zeros, zeros, no_stats("t")))
+    by_t = found.stats.over(ring.axes).sums["t"] / n
+    return found.images.astype(zimg.dtype), found.texts.astype(ztxt.dtype), by_t

@@ -13,10 +13,10 @@ Place = tuple[int, ...]
 def ring_order(mesh: Mesh) -> np.ndarray:
     """The devices of a mesh as rings of neighbours: `(slices, devices of a slice)`.
 
-    Entries are positions in the mesh, counted over all axes in order. Within a slice, an entry's
-    neighbours along the last axis are chips with a link between them, so that a hop never crosses
-    a third chip; entries of one column lie in different slices. TPUs say where they are; others
-    (and a part of a slice that is no grid) are taken in the mesh's order.
+    Entries are positions in the mesh, counted over all axes in order. Within a slice, neighbours
+    along the last axis are chips with a link between them, so that no hop crosses a third chip
+    (see `grid_cycle` for the exceptions); entries of one column lie in different slices. TPUs say
+    where they are; others (and a part of a slice that is no grid) are taken in the mesh's order.
     """
     devices = mesh.devices.reshape(-1)
     by_slice: dict[int, list[int]] = {}
@@ -33,11 +33,13 @@ def _neighbours(positions: list[int], devices: np.ndarray) -> list[int]:
     places = {_place(devices[position]): position for position in positions}
     if None in places or len(places) != len(positions):
         return positions
-    used = [sorted(set(along)) for along in zip(*places, strict=True)]
-    if math.prod(map(len, used)) != len(places):
+    first, last = (tuple(map(bound, *places)) if len(places) > 1 else next(iter(places))
+                   for bound in (min, max))  # fmt: skip
+    sizes = tuple(high - low + 1 for low, high in zip(first, last, strict=True))
+    if math.prod(sizes) != len(places):
         return positions
-    cycle = grid_cycle(tuple(map(len, used)))
-    return [places[tuple(along[i] for along, i in zip(used, at, strict=True))] for at in cycle]
+    cycle = grid_cycle(sizes)
+    return [places[tuple(map(sum, zip(first, at, strict=True)))] for at in cycle]
 
 
 def _place(device: jax.Device) -> Place | None:

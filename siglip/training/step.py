@@ -89,6 +89,8 @@ def in_slices(
     if count == 1:
         return encode(rows)
     n = len(rows)
+    if n % (count * mesh.size):
+        raise ValueError(f"{count} slices on {mesh.size} devices do not divide {n} rows")
     # Neighbouring rows go to different slices: a device's rows stay on it.
     slices = rows.reshape(n // count, count, *rows.shape[1:]).swapaxes(0, 1)
     spread = NamedSharding(mesh, PartitionSpec(None, meshes.AXES))

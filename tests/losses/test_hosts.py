@@ -54,9 +54,13 @@ def results(tmp_path_factory):
         )
         for index in range(2)
     ]  # fmt: skip
-    for process in processes:
-        printed, _ = process.communicate(timeout=180)
-        assert process.returncode == 0, printed
+    try:
+        for process in processes:
+            printed, _ = process.communicate(timeout=180)
+            assert process.returncode == 0, printed
+    finally:
+        for process in processes:
+            process.kill()  # one that waits for the other
     return out
 
 

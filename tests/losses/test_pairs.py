@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from siglip import config as cfg
 from siglip.losses import ring_sigmoid_loss, ring_softmax_loss, sigmoid_loss
 from tests.losses import oracle
 
@@ -35,7 +36,12 @@ def loss(request):
         ((np.float64(ZIMG), ZTXT), {}, "image embeddings are float64: cast them to float32"),
         ((np.int32(ZIMG), ZTXT), {}, "image embeddings are int32"),
         ((ZIMG, ZTXT), {"dtype": "float16"}, "dtype='float16': must be one of float32, bfloat16"),
-        ((ZIMG, ZTXT), {"tile": 0}, "tile=0: must be at least 1"),
+        ((ZIMG, ZTXT), {"tile": 0}, "tile=0: must be a whole number above 0"),
+        ((ZIMG, ZTXT), {"tile": 2.5}, "tile=2.5: must be a whole number above 0"),
+        ((ZIMG, ZTXT), {"dtype": np.float16}, "dtype='float16': must be one of"),
+        ((ZIMG, ZTXT), {"mesh": cfg.Mesh()}, r"mesh is a Mesh: make a jax\.sharding\.Mesh"),
+        ((ZIMG, ZTXT), {"mesh": None}, r"mesh is a NoneType: make a jax\.sharding\.Mesh"),
+        ((ZIMG.tolist(), ZTXT), {}, r"must be arrays \(n, d\)"),
         ((ZIMG, 2 * ZTXT), {"check_normalized": True}, "text embeddings have lengths from 2 to 2"),
         ((ZIMG * 0, ZTXT), {"check_normalized": True}, "image embeddings have lengths from 0"),
         ((ZIMG * np.nan, ZTXT), {"check_normalized": True}, "image embeddings have lengths"),
@@ -61,7 +67,7 @@ def test_lengths_are_checked_where_values_are_known(loss):
     for dtype in (jnp.float32, jnp.bfloat16):
         z = jnp.asarray(ZIMG, dtype), jnp.asarray(ZTXT, dtype)
         assert jnp.isfinite(loss(*z, check_normalized=True))
-    with pytest.raises(ValueError, match=r"check_normalized needs values, .* under jit"):
+    with pytest.raises(ValueError, match=r"check_normalized needs values, which jit"):
         jax.jit(functools.partial(loss, check_normalized=True))(ZIMG, ZTXT)
 
 
@@ -72,6 +78,17 @@ def test_beyond_what_counts_in_32_bits():
     ring = functools.partial(ring_sigmoid_loss, mesh=oracle.mesh_of(1), with_metrics=True)
     value, metrics = jax.eval_shape(ring, z, z, s, s)
     assert value.shape == metrics.hard_negatives.shape == ()
+
+
+def test_temperature_and_bias_are_one_number():
+    """Of several, devices would take one each."""
+    ring = functools.partial(ring_sigmoid_loss, mesh=oracle.mesh_of(2))
+    for loss in (ring, sigmoid_loss):
+        with pytest.raises(ValueError, match=r"t has shape \(2,\): it must be a scalar"):
+            loss(ZIMG, ZTXT, jnp.stack([T, T]), B)
+        with pytest.raises(ValueError, match=r"b has shape \(1,\): it must be a scalar"):
+            loss(ZIMG, ZTXT, T, jnp.stack([B]))
+        np.testing.assert_allclose(loss(ZIMG, ZTXT, float(T), float(B)), loss(ZIMG, ZTXT, T, B))
 
 
 def test_the_plain_form_refuses_the_same():

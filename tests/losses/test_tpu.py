@@ -1,6 +1,7 @@
 """What the losses become on TPUs: memory, collectives and their overlap, asked of the compiler."""
 
 import functools
+import importlib.metadata
 import re
 
 import jax
@@ -11,6 +12,14 @@ from benchmarks import loss
 pytestmark = pytest.mark.tpu_compiler
 
 MIB = 2**20
+
+
+def temporaries_limit() -> int:
+    """8 MiB; later compilers also keep the texts in bfloat16, 6 MiB at 4,096 of a chip, in HBM."""
+    version = tuple(map(int, importlib.metadata.version("libtpu").split(".")[:3]))
+    return (8 if version < (0, 0, 50) else 14) * MIB
+
+
 # On-chip memory (VMEM) of a chip: the compiler counts what lies there in the peak.
 ON_CHIP = {"v5e": 128 * MIB, "v4": 32 * MIB, "v6e": 128 * MIB}
 
@@ -41,14 +50,14 @@ MILLION = ("v5e:16x16", 1_048_576)
 )
 def test_memory_beyond_embeddings_and_gradients(topology, n, dtype):
     memory = compiled(topology, n, dtype=dtype).memory_analysis()
-    assert memory.temp_size_in_bytes <= 8 * MIB
+    assert memory.temp_size_in_bytes <= temporaries_limit()
     inputs_and_outputs = memory.argument_size_in_bytes + memory.output_size_in_bytes
     assert memory.peak_memory_in_bytes <= inputs_and_outputs + ON_CHIP[topology.split(":")[0]]
 
 
 def test_softmax_needs_no_more():
     memory = compiled(*MILLION, form="softmax_ring").memory_analysis()
-    assert memory.temp_size_in_bytes <= 8 * MIB
+    assert memory.temp_size_in_bytes <= temporaries_limit()
 
 
 def test_memory_of_a_device_does_not_grow_with_their_number():
