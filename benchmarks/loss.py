@@ -4,11 +4,10 @@
     python -m benchmarks.loss --topology v5e:4x4,v5e:16x16 --per-chip 1024
 
 Prints a JSON object for every form and batch; `--json` and `--plot` keep them. Every measurement
-is a process of its own, so that its peak of memory is its own (on a GPU, where JAX counts from the
-start of the process, with that of compiling), and all forms take turns, so that a
-busy machine slows all of them: `ratio` is the median over the turns of a form's time divided by
-the ring's. With `--topology` nothing runs: the TPU's compiler says what memory and which exchanges
-the program would need.
+is a process of its own, so that its peak of memory is its own (JAX on a GPU counts from the start
+of the process: with compiling), and all forms take turns, so that a busy machine slows all of them:
+`ratio` is the median over the turns of a form's time divided by the ring's. With `--topology`
+nothing runs: the TPU's compiler says what memory and which exchanges the program would need.
 """
 
 import argparse

@@ -33,8 +33,7 @@ def _neighbours(positions: list[int], devices: np.ndarray) -> list[int]:
     places = {_place(devices[position]): position for position in positions}
     if None in places or len(places) != len(positions):
         return positions
-    first, last = (tuple(map(bound, *places)) if len(places) > 1 else next(iter(places))
-                   for bound in (min, max))  # fmt: skip
+    first, last = (tuple(map(bound, zip(*places, strict=True))) for bound in (min, max))
     sizes = tuple(high - low + 1 for low, high in zip(first, last, strict=True))
     if math.prod(sizes) != len(places):
         return positions
