@@ -2,7 +2,7 @@
 
     python train.py --config configs/quickstart.py --workdir runs/quickstart
 
-Any field of the recipe can be overridden: --config.train.steps=100
+Any field of the recipe can be overridden: --config.train.duration=100
 """
 
 from absl import flags

@@ -4,14 +4,13 @@ The sizes suit a short run on a CPU: few tokens and one block make many steps, m
 pooling look at many places of a picture at once.
 """
 
-from ml_collections import ConfigDict
-
 from siglip import config as cfg
+from siglip import recipes
 
 EMOJI = "examples/emoji"
 
 
-def get_config() -> ConfigDict:
+def get_config():
     config = cfg.Config(
         model=cfg.Model(
             image=cfg.ImageTower(
@@ -30,8 +29,8 @@ def get_config() -> ConfigDict:
             threads=1,  # on two cores more threads fight over the interpreter
         ),
         # Decay is not multiplied by the learning rate: torch would call this 0.5.
-        optimizer=cfg.Optimizer(learning_rate=2e-3, weight_decay=1e-3, warmup_steps=100),
-        train=cfg.Train(steps=9000, log_every=250, checkpoint_every=1000),
+        optimizer=cfg.Optimizer(learning_rate=2e-3, weight_decay=1e-3, warmup="100 steps"),
+        train=cfg.Train(duration="9000 steps", log_every=250, checkpoint_every=1000),
         eval=cfg.Evaluation(data=f"{EMOJI}/heldout-00000.tar", pixel_nn=True),
     )
-    return ConfigDict(cfg.to_dict(config))
+    return recipes.to_flags(config)

@@ -20,6 +20,7 @@ TOKENIZER = "tokenizer.model"
 # Fields that may differ when a run is resumed: they do not change what is computed.
 FREE_FIELDS = (
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.microbatches",
+    "train.profile", "model.remat", "model.image.attention", "model.text.attention",
     "data.threads", "data.prefetch", "data.cache_mb", "loss.tile", "mesh.", "eval.",
 )  # fmt: skip
 

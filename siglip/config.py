@@ -7,6 +7,7 @@ not know. This file knows no configuration library and nothing of JAX.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +36,32 @@ RGB = {
     "after_resize": "resized in its own mode, then transparency dropped (OpenCLIP)",
     "tensorflow": "as tf.io.decode_image: fast DCT, transparency dropped (big_vision)",
 }
+REMAT = {
+    "none": "nothing: every activation is kept",
+    "dots": "all but the results of products with weights",
+    "full": "all of a block but what goes into it",
+    "offload": "as dots, and those results wait in the host's memory",
+}
+ATTENTION = {
+    "auto": "splash or cudnn where they run and pay, else xla",
+    "xla": "products and softmax; scores are written to memory",
+    "splash": "the TPU kernel that keeps scores on the chip",
+    "cudnn": "the GPU kernel that does",
+}
+OPTIMIZERS = {
+    "adamw": "Adam with decoupled decay",
+    "adafactor": "with factored second moments, as for ScalingViT",
+    "lion": "sign of an interpolated momentum",
+}
+SCHEDULES = {
+    "cosine": "to 0 along half a cosine",
+    "linear": "to 0 along a line",
+    "rsqrt": "with the reciprocal square root of time, then the cooldown",
+    "constant": "as it is, then the cooldown",
+}
+UNITS = ("steps", "examples", "epochs", "%")
+
+Rules = tuple[tuple[str, float], ...]  # (pattern of parameter paths, value); the first match counts
 
 
 class UserError(Exception):
@@ -53,6 +80,12 @@ class ImageTower:
     image_size: int  # pixels; what does not fill a patch at the right and bottom is dropped
     pool: str = "map"  # attention with a learned probe; "mean": of the tokens (timm's GAP trunks)
     gelu: str = "tanh"  # as trained; "erf": as OpenCLIP and timm run some of the same weights
+    attention: str = "auto"  # how scores are computed; one of ATTENTION
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +100,10 @@ class TextTower:
     length: int  # tokens; every text is padded or cut to exactly this
     out_dim: int  # of the linear head; 0: no head (one released model has none)
     gelu: str = "tanh"
+    attention: str = "auto"
+    # Tokens are looked up in so many dimensions and then projected to `width`: a bottleneck that
+    # makes large vocabularies cheap (96 in arXiv 2303.15343). 0: `width`, and no projection.
+    embedding_dim: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +115,7 @@ class Model:
     temperature_init: float = 10.0  # stored as its logarithm
     bias_init: float = -10.0
     dtype: str = "float32"  # of matrix products; parameters and loss are always float32
-    remat: bool = False  # recompute each block in the backward pass instead of keeping it
+    remat: str = "none"  # what the backward pass computes again; one of REMAT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +151,40 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW. Decay follows the schedule but not the learning rate, as in big_vision.
+    """Durations are such as "20000 steps", "200M examples", "3 epochs" or "5 %" of the run.
 
-    `weight_decay=1e-4` with `learning_rate=1e-3` is what torch calls `weight_decay=0.1`.
+    Decay follows the schedule but not the learning rate, as in big_vision, unless
+    `decay_times_rate`: `weight_decay=1e-4` with `learning_rate=1e-3` is what torch calls
+    `weight_decay=0.1`.
     """
 
+    name: str = "adamw"  # one of OPTIMIZERS
     learning_rate: float = 1e-3
     b1: float = 0.9
-    b2: float = 0.95
-    weight_decay: float = 1e-4  # per step at the schedule's peak, on kernels only
-    grad_clip: float = 1.0  # global norm; 0: off
-    warmup_steps: int = 0
+    b2: float = 0.95  # of adafactor: the highest it rises to; Lion's paper has 0.99
+    momentum_dtype: str = "float32"  # or "bfloat16"
+    weight_decay: float = 1e-4  # per step at the schedule's peak
+    decay_times_rate: bool = False  # multiply it by the learning rate, as torch does
+    grad_clip: float = 1.0  # norm of the gradients of all parameters that are not frozen; 0: off
+    schedule: str = "cosine"  # one of SCHEDULES
+    warmup: str = "0 steps"  # linearly from 0
+    cooldown: str = "0 steps"  # linearly to 0, at the end
+    timescale: str = "10000 steps"  # of rsqrt
+    # Patterns match whole paths, such as "img/encoder/blocks/mlp/fc1/kernel".
+    frozen: Rules = ()  # 1 for parameters that stay as they are; others: 0
+    rate_multipliers: Rules = ()  # others: 1
+    # Kernels: not t, b, biases, LayerNorm, embeddings, position embeddings or the probe.
+    decay_multipliers: Rules = ((".*kernel", 1.0),)  # others: 0
+    ema: float = 0.0  # share that a moving average of the parameters keeps each step; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Released models, files or workdirs that parameters start from; all others are drawn."""
+
+    model: str = ""  # both towers, temperature and bias
+    image: str = ""  # the image tower alone
+    text: str = ""  # the text tower alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +196,12 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    steps: int = 1000
+    duration: str = "1000 steps"  # or examples, epochs
     microbatches: int = 1  # slices in which the towers run; the loss always sees the whole batch
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps; the last step is always saved
     keep_checkpoints: int = 2
+    profile: str = ""  # "100-110": write a trace of these steps for xprof into the workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +229,7 @@ class Config:
     image: Image = Image()
     data: Data = Data()
     loss: Loss = Loss()
+    init: Init = Init()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     mesh: Mesh = Mesh()
@@ -219,6 +281,8 @@ def _name(kind: type) -> str:
 def _convert(value: Any, kind: type, where: str) -> Any:
     if value is None and isinstance(kind, types.UnionType):  # a section that may be None
         return None
+    if kind == Rules:
+        return _rules(value, where)
     kind = _kind(kind)
     if dataclasses.is_dataclass(kind):
         if isinstance(value, Mapping):
@@ -228,6 +292,36 @@ def _convert(value: Any, kind: type, where: str) -> Any:
     elif type(value) is kind:
         return value
     raise UserError(f"{where}: {value!r} is not a {_name(kind)}")
+
+
+def _rules(value: Any, where: str) -> Rules:
+    """JSON gives lists, flags and recipes tuples."""
+    pairs = [tuple(pair) for pair in value] if isinstance(value, list | tuple) else [()]
+    for pair in pairs:
+        if [type(x) for x in pair] not in ([str, float], [str, int], [str, bool]):
+            raise UserError(
+                f"{where}: {value!r} is not a list of (pattern, number), such as (('img/.*', 0.1),)"
+            )
+        try:
+            re.compile(pair[0])
+        except re.error as error:
+            raise UserError(f"{where}: {pair[0]!r} is no regular expression ({error})") from None
+    return tuple((pattern, float(number)) for pattern, number in pairs)
+
+
+def duration(text: str, where: str = "duration") -> tuple[float, str]:
+    """`"200M examples" -> (200e6, "examples")`; a number alone counts steps. Units are UNITS."""
+    match = re.fullmatch(
+        r"([\d_]+(?:\.\d+)?(?:e\d+)?)\s*([kMB]?)\s*(steps?|examples?|epochs?|%|)", text
+    )
+    if match is None:
+        raise UserError(
+            f"{where}={text!r}: is no duration; write for example '20000 steps', '200M examples', "
+            "'3 epochs' or '5 %'"
+        )
+    number, factor, unit = match.groups()
+    number = float(number) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[factor]
+    return number, unit if unit == "%" else (unit.rstrip("s") or "step") + "s"
 
 
 _AT_LEAST = {
@@ -243,8 +337,6 @@ _AT_LEAST = {
     "loss.tile": 0,
     "optimizer.weight_decay": 0,
     "optimizer.grad_clip": 0,
-    "optimizer.warmup_steps": 0,
-    "train.steps": 1,
     "train.microbatches": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
@@ -260,7 +352,13 @@ _WORDS = {
     "model.image.pool": ("map", "mean"),
     "model.image.gelu": ("tanh", "erf"),
     "model.text.gelu": ("tanh", "erf"),
+    "model.image.attention": ATTENTION,
+    "model.text.attention": ATTENTION,
     "model.dtype": ("float32", "bfloat16"),
+    "model.remat": REMAT,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.momentum_dtype": ("float32", "bfloat16"),
+    "optimizer.schedule": SCHEDULES,
     "loss.name": ("sigmoid", "softmax"),
     "loss.dtype": ("float32", "bfloat16"),
     "text.clean": CLEAN,
@@ -286,11 +384,22 @@ def validate(config: Config) -> Config:
     for path, low in _AT_LEAST.items():
         require(path, values[path] >= low, f"must be at least {low}")
     _check_model(config.model, require)
-    warmup, steps = config.optimizer.warmup_steps, config.train.steps
-    require("optimizer.warmup_steps", warmup < steps, f"must be below train.steps={steps}")
+    for name in ("warmup", "cooldown", "timescale"):
+        duration(values[f"optimizer.{name}"], f"config.optimizer.{name}")
+    number, unit = duration(config.train.duration, "config.train.duration")
+    require("train.duration", unit != "%" and number > 0, "must be above 0, and not a percentage")
+    require("train.profile", _is_window(config.train.profile), "must be such as 100-110, in steps")
+    require("init.model", not (config.init.model and (config.init.image or config.init.text)),
+            "already has both towers; leave init.image and init.text empty")  # fmt: skip
+    require("optimizer.ema", 0 <= config.optimizer.ema < 1, "must be in [0, 1)")
+    require("model.text.embedding_dim", config.model.text.embedding_dim >= 0, "must be at least 0")
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "must be above 0")
     for name in ("b1", "b2"):
         require(f"optimizer.{name}", 0 <= values[f"optimizer.{name}"] < 1, "must be in [0, 1)")
+    kept = "b2" if config.optimizer.name == "lion" else "b1"
+    # A step of 1 - b is lost in bfloat16 where it is less than half of its last digit.
+    fits = config.optimizer.momentum_dtype == "float32" or values[f"optimizer.{kept}"] < 0.998
+    require(f"optimizer.{kept}", fits, "must be below 0.998 with momentum_dtype='bfloat16'")
     require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
     for path, words in _WORDS.items():
         require(path, values[path] in words, f"must be one of {', '.join(words)}")
@@ -301,6 +410,17 @@ def validate(config: Config) -> Config:
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "must be -1 or above 0")
     require("eval.template", "{}" in config.eval.template, "must contain {} for the class name")
     return config
+
+
+def window(text: str) -> tuple[int, int] | None:
+    """`"100-110" -> (100, 110)`, `"" -> None`."""
+    first, _, last = text.partition("-")
+    return (int(first), int(last)) if text else None
+
+
+def _is_window(text: str) -> bool:
+    match = re.fullmatch(r"(?:(\d+)-(\d+))?", text)
+    return bool(match) and (not text or int(match[1]) < int(match[2]))
 
 
 def _check_model(model: Model, require: Callable[[str, bool, str], None]) -> None:

@@ -29,6 +29,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Parse absl flags, then call `main`; `interrupted` is what an interrupt prints."""
     from absl import app, flags, logging
 
+    from siglip.parallel import hosts
+
     def parse(argv: list[str]) -> list[str]:
         with user_errors():
             try:
@@ -48,6 +50,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
 
     def guarded_main(_: list[str]) -> None:
         with user_errors(interrupted):
+            hosts.join()
             main()
 
     environment.calm_libtpu()

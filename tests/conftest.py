@@ -53,8 +53,8 @@ def tiny_config(tiny_model) -> cfg.Config:
             model=tiny_model,
             text=cfg.Text(tokenizer=str(EMOJI / "sentencepiece.model")),
             data=cfg.Data(train=str(EMOJI / "train-00000.tar"), batch_size=16, threads=2),
-            optimizer=cfg.Optimizer(learning_rate=3e-3, warmup_steps=2),
-            train=cfg.Train(steps=10, log_every=1, checkpoint_every=4),
+            optimizer=cfg.Optimizer(learning_rate=3e-3, warmup="2 steps"),
+            train=cfg.Train(duration="10 steps", log_every=1, checkpoint_every=4),
             eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar"), pixel_nn=True),
         )
     )
@@ -69,7 +69,7 @@ def workdir(tmp_path_factory) -> pathlib.Path:
         cfg.Model(cfg.ImageTower(16, 1, 16, 2, 7, 30), cfg.TextTower(16, 1, 16, 2, 2000, 8, 16)),
         text=cfg.Text(str(EMOJI / "sentencepiece.model")),
         data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
-        train=cfg.Train(steps=1),
+        train=cfg.Train(duration="1 steps"),
     )
     loop.train(config, path := tmp_path_factory.mktemp("run"))
     return path

@@ -129,10 +129,11 @@ def python(*args):
     "args,message",
     [
         (["--config.trian.steps=3"], "unknown field in a --config override: 'trian'"),
-        (["--config.train.step=3"], "Did you mean steps instead of step?"),
+        (["--config.train.durations=3"], "Did you mean duration instead of durations?"),
         (["--config.seed=-1"], "config.seed=-1: must be at least 0"),
-        (["--config.train.steps=abc"], "flag --config.train.steps=abc: invalid literal for int"),
-        (["--config.train.steps=0"], "config.train.steps=0: must be at least 1"),
+        (["--config.seed=abc"], "flag --config.seed=abc: invalid literal for int"),
+        (["--config.train.duration=0"], "config.train.duration='0': must be above 0"),
+        (["--config.train.duration=9 hours"], "duration='9 hours': is no duration; write"),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
         (
             ["--config=configs/gone.py"],
@@ -151,7 +152,7 @@ def test_mistakes_of_train(tmp_path, args, message):
 
 
 def test_train_and_eval_are_commands(tmp_path):
-    small = ["--config.train.steps=2", "--config.optimizer.warmup_steps=1"]
+    small = ["--config.train.duration=2", "--config.optimizer.warmup=1"]
     done = python(*QUICKSTART, str(tmp_path / "run"), *small)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "a run in order says nothing on stderr"

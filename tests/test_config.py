@@ -1,6 +1,7 @@
 """Configurations: every mistake is one line that names the field and the remedy."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -27,8 +28,11 @@ def test_round_trip(tiny_config):
     [
         ("trian", {}, r"config\.trian: unknown field; did you mean 'train'\?"),
         ("optimizer.learning_rte", 1.0, r"optimizer\.learning_rte: .* 'learning_rate'"),
-        ("train.steps", "many", r"config\.train\.steps: 'many' is not a int"),
-        ("train.steps", 1.5, r"1\.5 is not a int"),
+        ("train.log_every", "many", r"config\.train\.log_every: 'many' is not a int"),
+        ("train.log_every", 1.5, r"1\.5 is not a int"),
+        ("optimizer.frozen", "img", r"optimizer\.frozen: 'img' is not a list of \(pattern, number"),
+        ("optimizer.frozen", [["img/.*"]], "is not a list of"),
+        ("optimizer.frozen", [["img/(", 1]], r"'img/\(' is no regular expression"),
         ("data.flip", 1, "1 is not a bool"),
         ("model.image", 3, "3 is not a section"),
     ],
@@ -54,8 +58,15 @@ def test_integers_serve_as_floats(tiny_config):
     "path,value,message",
     [
         ("data.batch_size", 0, r"config\.data\.batch_size=0: must be at least 1"),
-        ("train.steps", 0, "must be at least 1"),
-        ("optimizer.warmup_steps", 10, r"must be below train\.steps=10"),
+        ("train.duration", "0 steps", "must be above 0, and not a percentage"),
+        ("train.duration", "50 %", "must be above 0, and not a percentage"),
+        ("train.duration", "soon", r"config\.train\.duration='soon': is no duration; write for"),
+        ("train.profile", "9-3", "must be such as 100-110, in steps"),
+        ("optimizer.warmup", "1 year", r"config\.optimizer\.warmup='1 year': is no duration"),
+        ("optimizer.name", "adam", "must be one of adamw, adafactor, lion"),
+        ("optimizer.ema", 1.0, r"must be in \[0, 1\)"),
+        ("model.remat", "some", "must be one of none, dots, full, offload"),
+        ("init", {"model": "a", "image": "b"}, "already has both towers"),
         ("optimizer.learning_rate", 0.0, "must be above 0"),
         ("data.crop_min_area", 0.0, r"must be in \(0, 1\]"),
         (
@@ -79,7 +90,39 @@ def test_what_validate_refuses(tiny_config, path, value, message):
 
 
 def test_differences(tiny_config):
-    train = dataclasses.replace(tiny_config.train, steps=11)
+    train = dataclasses.replace(tiny_config.train, duration="11 steps")
     assert cfg.differences(tiny_config, dataclasses.replace(tiny_config, train=train)) == [
-        "train.steps: 10 -> 11"
+        "train.duration: '10 steps' -> '11 steps'"
     ]
+
+
+@pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("100", (100, "steps")),
+        ("20_000 steps", (20_000, "steps")),
+        ("1 step", (1, "steps")),
+        ("200M examples", (200e6, "examples")),
+        ("40B examples", (40e9, "examples")),
+        ("4e10 examples", (4e10, "examples")),
+        ("2.5 epochs", (2.5, "epochs")),
+        ("5%", (5, "%")),
+        ("0.5 %", (0.5, "%")),
+    ],
+)
+def test_durations(text, expected):
+    assert cfg.duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-3 steps", "3 hours", "3steps of", "1e5e5", "ten steps"])
+def test_what_is_no_duration(text):
+    with pytest.raises(cfg.UserError, match="is no duration; write for example"):
+        cfg.duration(text)
+
+
+def test_rules_survive_json(tiny_config):
+    """Checkpoints keep the configuration as JSON, which knows no tuples."""
+    rules = (("img/.*", 0.1), (".*", 1.0))
+    optimizer = dataclasses.replace(tiny_config.optimizer, rate_multipliers=rules)
+    config = dataclasses.replace(tiny_config, optimizer=optimizer)
+    assert cfg.from_dict(json.loads(json.dumps(cfg.to_dict(config)))) == config

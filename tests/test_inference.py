@@ -73,7 +73,7 @@ def test_probabilities_are_sigmoid(model, pictures):
 
 
 def test_a_trained_model_is_loaded_with_its_tokenizer(tiny_config, tmp_path, pictures):
-    config = dataclasses.replace(tiny_config, train=cfg.Train(steps=3))
+    config = dataclasses.replace(tiny_config, train=cfg.Train(duration="3 steps"))
     state = loop.train(config, tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "moved")  # a workdir needs nothing but itself
     model = siglip.load(tmp_path / "moved")

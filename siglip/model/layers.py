@@ -4,6 +4,7 @@ Parameters are float32; matrix products run in `dtype`; LayerNorm and softmax ru
 Shapes in names and comments: n batch, l tokens, d width, h heads.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -11,11 +12,64 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from siglip.model import attention
+from siglip.model.attention import Attend
+
 xavier_uniform = nnx.initializers.xavier_uniform()
 small_normal = nnx.initializers.normal(stddev=1e-6)
 zeros = nnx.initializers.zeros_init()
 
 LAYER_NORM_EPSILON = 1e-6
+
+
+# What `Execution.gather` makes whole carries this name: it is gathered again rather than kept.
+GATHERED = "gathered weights"
+
+
+def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return jnp.take(table, ids, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a tower is run: what changes its cost and not, but for rounding, its result.
+
+    Args:
+      dtype: of matrix products.
+      remat: what the backward pass computes again, a key of `config.REMAT`.
+      platform: "cpu", "gpu" or "tpu": what it is compiled for.
+      gather: makes the parameters of a block whole where devices hold parts of them.
+      lookup: `(table, ids) -> rows`, where devices hold parts of the table.
+      kernels: whether the code sees one device's rows, so that hand-written kernels can run.
+    """
+
+    dtype: jnp.dtype
+    remat: str = "none"
+    platform: str = dataclasses.field(default_factory=jax.default_backend)
+    gather: Callable[["Block"], "Block"] = lambda block: block
+    lookup: Callable[[jax.Array, jax.Array], jax.Array] = take_rows
+    kernels: bool = False
+
+    def attend(self, name: str, tokens: int, head_dim: int) -> Attend:
+        """The form of attention for a tower; see `attention.choose`."""
+        facts = dict(platform=self.platform, dtype=self.dtype, kernels=self.kernels)
+        name, _ = attention.choose(name, tokens=tokens, head_dim=head_dim, **facts)
+        return attention.form(name, self.platform)
+
+    def recompute(self, step: Callable) -> Callable:
+        """`step` of a loop over blocks, with the policy for what is kept of it."""
+        policies = jax.checkpoint_policies
+        policy = {
+            "none": policies.save_anything_except_these_names(GATHERED),
+            "dots": policies.dots_with_no_batch_dims_saveable,
+            "full": policies.nothing_saveable,
+            "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        }[self.remat]
+        if self.remat == "none" and not self.kernels:
+            return step  # nothing is gathered
+        # A loop by itself keeps the compiler from merging the recomputation with the original; on
+        # CPU the loop is unrolled.
+        return jax.checkpoint(step, policy=policy, prevent_cse=self.platform == "cpu")
 
 
 class Dense(nnx.Linear):
@@ -40,10 +94,10 @@ class LayerNorm(nnx.LayerNorm):
 class Attention(nnx.Module):
     """Multi-head attention without masks: `(n, q, d), (n, k, d) -> (n, q, d)`."""
 
-    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, attend: Attend, dtype: jnp.dtype, rngs: nnx.Rngs):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.attend = heads, attend
         make = lambda: Dense(  # noqa: E731
             width, width, kernel_init=xavier_uniform, bias_init=zeros, dtype=dtype, rngs=rngs
         )
@@ -55,30 +109,7 @@ class Attention(nnx.Module):
             split(self.query(x_q)), split(self.key(x_kv)), split(self.value(x_kv)),
         )  # fmt: skip
         q_nqhd *= q_nqhd.shape[-1] ** -0.5
-        attend = attend_on_cpu if jax.default_backend() == "cpu" else attend_by_softmax
-        return self.out(attend(q_nqhd, k_nkhd, v_nkhd).reshape(*x_q.shape))
-
-
-def attend_by_softmax(q_nqhd: jax.Array, k_nkhd: jax.Array, v_nkhd: jax.Array) -> jax.Array:
-    """Values weighted by the softmax of `<q, k>`, `(n, q, h, d)`: the definition."""
-    logits_nhqk = jnp.einsum("nqhd,nkhd->nhqk", q_nqhd, k_nkhd, preferred_element_type=jnp.float32)
-    weights_nhqk = jax.nn.softmax(logits_nhqk).astype(v_nkhd.dtype)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights_nhqk, v_nkhd)
-
-
-def attend_on_cpu(q_nqhd: jax.Array, k_nkhd: jax.Array, v_nkhd: jax.Array) -> jax.Array:
-    """`attend_by_softmax` in a form that XLA's CPU backend runs eight times faster (256 tokens).
-
-    Heads come first, as its kernels want them, and the softmax divides after the second product,
-    where there are fewer numbers. On a TPU the gradient of this form moves a tenth more memory.
-    """
-    q_nhqd, k_nhkd, v_nhkd = (x.swapaxes(1, 2) for x in (q_nqhd, k_nkhd, v_nkhd))
-    logits_nhqk = jnp.einsum("nhqd,nhkd->nhqk", q_nhqd, k_nhkd, preferred_element_type=jnp.float32)
-    highest_nhq1 = jax.lax.stop_gradient(logits_nhqk.max(axis=-1, keepdims=True))
-    weights_nhqk = jnp.exp(logits_nhqk - highest_nhq1)
-    out_nhqd = jnp.einsum("nhqk,nhkd->nhqd", weights_nhqk.astype(v_nhkd.dtype), v_nhkd)
-    out_nhqd = out_nhqd / weights_nhqk.sum(axis=-1, keepdims=True)
-    return out_nhqd.swapaxes(1, 2).astype(v_nkhd.dtype)
+        return self.out(self.attend(q_nqhd, k_nkhd, v_nkhd).reshape(*x_q.shape))
 
 
 class Mlp(nnx.Module):
@@ -101,10 +132,10 @@ class Block(nnx.Module):
 
     def __init__(
         self, width: int, mlp_dim: int, heads: int,
-        *, gelu: str = "tanh", dtype: jnp.dtype, rngs: nnx.Rngs,
+        *, gelu: str = "tanh", attend: Attend, dtype: jnp.dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.norm1 = LayerNorm(width, rngs=rngs)
-        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, attend=attend, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, mlp_dim, gelu=gelu, dtype=dtype, rngs=rngs)
 
@@ -119,36 +150,38 @@ class Encoder(nnx.Module):
 
     def __init__(
         self, width: int, depth: int, mlp_dim: int, heads: int,
-        *, gelu: str = "tanh", dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs,
+        *, gelu: str = "tanh", attend: Attend, execution: "Execution", rngs: nnx.Rngs,
     ):  # fmt: skip
         def make_block(key: jax.Array) -> Block:
-            return Block(width, mlp_dim, heads, gelu=gelu, dtype=dtype, rngs=nnx.Rngs(key))
+            options = dict(gelu=gelu, attend=attend, dtype=execution.dtype)
+            return Block(width, mlp_dim, heads, **options, rngs=nnx.Rngs(key))
 
         self.blocks = jax.vmap(make_block)(jax.random.split(rngs.params(), depth))
         self.norm = LayerNorm(width, rngs=rngs)
-        self.dtype, self.remat = dtype, remat
+        self.execution = execution
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns float32 tokens."""
+        dtype, platform = self.execution.dtype, self.execution.platform
 
         def step(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-            return block(x).astype(self.dtype), None
+            block = self.execution.gather(block)
+            return block(x).astype(dtype), None
 
-        if self.remat:
-            # A loop by itself keeps the compiler from merging the recomputation with the original.
-            step = jax.checkpoint(step, prevent_cse=jax.default_backend() == "cpu")
-        return self.norm(scan_blocks(step, x.astype(self.dtype), self.blocks))
+        step = self.execution.recompute(step)
+        return self.norm(scan_blocks(step, x.astype(dtype), self.blocks, platform))
 
 
 def scan_blocks(
-    step: Callable[[jax.Array, Block], tuple[jax.Array, None]], x: jax.Array, blocks: Block
-) -> jax.Array:
+    step: Callable[[jax.Array, Block], tuple[jax.Array, None]], x: jax.Array, blocks: Block,
+    platform: str,
+) -> jax.Array:  # fmt: skip
     """What `step` makes of `x`, block after block, by a scan that CPUs differentiate unrolled.
 
     Unrolling halves the time of the backward pass there, but without a gradient it only costs: XLA
     copies the parameters of all blocks before it runs the first.
     """
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return jax.lax.scan(step, x, blocks)[0]
     loop = jax.custom_vjp(lambda x, blocks: jax.lax.scan(step, x, blocks)[0])
     unrolled = lambda x, blocks: jax.lax.scan(step, x, blocks, unroll=True)[0]  # noqa: E731

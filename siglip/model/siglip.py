@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from siglip import config as cfg
+from siglip.model.layers import Execution
 from siglip.model.text import TextTower
 from siglip.model.vision import ImageTower
 
@@ -31,12 +32,12 @@ class SigLIP(nnx.Module):
     probability that the two belong together. A model of one tower only encodes: it has no `t`, `b`.
     """
 
-    def __init__(self, c: cfg.Model, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(c.dtype)
+    def __init__(self, c: cfg.Model, *, rngs: nnx.Rngs, execution: Execution | None = None):
+        execution = execution or Execution(jnp.dtype(c.dtype), c.remat)
         if c.image:
-            self.img = ImageTower(c.image, dtype=dtype, remat=c.remat, rngs=rngs)
+            self.img = ImageTower(c.image, execution=execution, rngs=rngs)
         if c.text:
-            self.txt = TextTower(c.text, dtype=dtype, remat=c.remat, rngs=rngs)
+            self.txt = TextTower(c.text, execution=execution, rngs=rngs)
         if c.image and c.text:
             # jnp.full, not jnp.log: a weakly typed parameter would make the step compile twice.
             self.t = nnx.Param(jnp.full((), math.log(c.temperature_init), jnp.float32))
@@ -55,9 +56,9 @@ class SigLIP(nnx.Module):
         return jnp.exp(self.t[...]) * zimg @ ztxt.T + self.b[...]
 
 
-def create(c: cfg.Model, seed: int | jax.Array = 0) -> SigLIP:
+def create(c: cfg.Model, seed: int | jax.Array = 0, execution: Execution | None = None) -> SigLIP:
     """A model with freshly drawn parameters."""
-    return SigLIP(c, rngs=nnx.Rngs(jax.random.key(seed)))
+    return SigLIP(c, rngs=nnx.Rngs(jax.random.key(seed)), execution=execution)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -66,9 +67,12 @@ def init(c: cfg.Model, seed: int | jax.Array = 0) -> Params:
     return nnx.to_pure_dict(nnx.state(create(c, seed), nnx.Param))
 
 
-def bind(c: cfg.Model, params: Params) -> SigLIP:
-    """The model with these parameters. Free under `jit`: nothing is initialised."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(c)))
+def bind(c: cfg.Model, params: Params, execution: Execution | None = None) -> SigLIP:
+    """The model with these parameters. Free under `jit`: nothing is initialised.
+
+    `execution` says how it runs where `params` are one device's part of them.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(c, execution=execution)))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
 

@@ -1,11 +1,14 @@
 """The text tower: bidirectional, without a padding mask, pooled at the last position."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from siglip import config as cfg
 from siglip.model import layers
+from siglip.model.layers import Execution
 
 
 class TextTower(nnx.Module):
@@ -15,14 +18,19 @@ class TextTower(nnx.Module):
     exactly `length`, or its embedding means nothing.
     """
 
-    def __init__(self, c: cfg.TextTower, *, dtype, remat: bool, rngs: nnx.Rngs):
-        self.length = c.length
+    def __init__(self, c: cfg.TextTower, *, execution: Execution, rngs: nnx.Rngs):
+        self.length, self.lookup = c.length, execution.lookup
         normal = nnx.initializers.normal(stddev=c.width**-0.5)
-        self.embedding = layers.param(normal, (c.vocab_size, c.width), rngs)
+        embedding_dim = c.embedding_dim or c.width
+        self.embedding = layers.param(normal, (c.vocab_size, embedding_dim), rngs)
+        project = functools.partial(layers.Dense, use_bias=False, dtype=jnp.float32, rngs=rngs)
+        self.projection = project(embedding_dim, c.width) if c.embedding_dim else None
         self.pos_embedding = layers.param(normal, (1, c.length, c.width), rngs)
+        attend = execution.attend(c.attention, c.length, c.width // c.heads)
         self.encoder = layers.Encoder(
-            c.width, c.depth, c.mlp_dim, c.heads, gelu=c.gelu, dtype=dtype, remat=remat, rngs=rngs
-        )
+            c.width, c.depth, c.mlp_dim, c.heads,
+            gelu=c.gelu, attend=attend, execution=execution, rngs=rngs,
+        )  # fmt: skip
         self.head = (
             layers.Dense(c.width, c.out_dim, dtype=jnp.float32, rngs=rngs) if c.out_dim else None
         )
@@ -30,6 +38,8 @@ class TextTower(nnx.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         if ids.ndim != 2 or ids.shape[1] != self.length:
             raise ValueError(f"token ids have shape {ids.shape}, expected (n, {self.length})")
-        x = jnp.take(self.embedding[...], ids, axis=0) + self.pos_embedding[...]
-        x = self.encoder(x)[:, -1]
+        x = self.lookup(self.embedding[...], ids)
+        if self.projection is not None:
+            x = self.projection(x)
+        x = self.encoder(x + self.pos_embedding[...])[:, -1]
         return self.head(x) if self.head is not None else x

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from siglip import config as cfg
-from siglip.model import layers
+from siglip.model import attention, layers
+from siglip.model.attention import Attend
+from siglip.model.layers import Execution
 
 
 class MapHead(nnx.Module):
@@ -14,9 +16,13 @@ class MapHead(nnx.Module):
     As released, there is no residual around the attention and no LayerNorm before it.
     """
 
-    def __init__(self, width: int, mlp_dim: int, heads: int, *, gelu: str, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, mlp_dim: int, heads: int, *, gelu: str, attend: Attend, rngs: nnx.Rngs
+    ):
+        # The pooling sees float32 tokens and runs in float32, as in big_vision.
+        dtype = jnp.float32
         self.probe = layers.param(layers.xavier_uniform, (1, 1, width), rngs)
-        self.attention = layers.Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention = layers.Attention(width, heads, attend=attend, dtype=dtype, rngs=rngs)
         self.norm = layers.LayerNorm(width, rngs=rngs)
         self.mlp = layers.Mlp(width, mlp_dim, gelu=gelu, dtype=dtype, rngs=rngs)
 
@@ -29,18 +35,20 @@ class MapHead(nnx.Module):
 class ImageTower(nnx.Module):
     """Pixels `(n, size, size, 3)` in [-1, 1] -> embeddings `(n, width)`, not normalised."""
 
-    def __init__(self, c: cfg.ImageTower, *, dtype, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, c: cfg.ImageTower, *, execution: Execution, rngs: nnx.Rngs):
         self.patch_size, self.image_size = c.patch_size, c.image_size
         self.grid = c.image_size // c.patch_size
         # The patch convolution as a matrix product over flattened (row, column, channel) patches.
+        dtype = execution.dtype
         self.embedding = layers.Dense(c.patch_size**2 * 3, c.width, dtype=dtype, rngs=rngs)
         self.pos_embedding = layers.param(
             nnx.initializers.normal(stddev=c.width**-0.5), (1, self.grid**2, c.width), rngs
         )
         sizes = dict(width=c.width, mlp_dim=c.mlp_dim, heads=c.heads, gelu=c.gelu, rngs=rngs)
-        self.encoder = layers.Encoder(depth=c.depth, remat=remat, dtype=dtype, **sizes)
-        # The pooling sees float32 tokens and runs in float32, as in big_vision.
-        self.head = MapHead(dtype=jnp.float32, **sizes) if c.pool == "map" else None
+        attend = execution.attend(c.attention, self.grid**2, c.width // c.heads)
+        self.encoder = layers.Encoder(depth=c.depth, attend=attend, execution=execution, **sizes)
+        pool = attention.form("xla", execution.platform)  # a single query: no kernel pays
+        self.head = MapHead(attend=pool, **sizes) if c.pool == "map" else None
 
     def patchify(self, pixels: jax.Array) -> jax.Array:
         """`(n, size, size, 3) -> (n, grid * grid, patch * patch * 3)`, dropping a partial patch."""

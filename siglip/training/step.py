@@ -5,14 +5,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from siglip import config as cfg
-from siglip.data import images
 from siglip.losses import PairMetrics, ring_sigmoid_loss, ring_softmax_loss
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
+from siglip.training import rules
 from siglip.training.state import TrainState
+from siglip.training.towers import make_tower
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -35,14 +36,18 @@ def jit_train_step(
 
 def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Step:
     """A pure `(state, batch) -> (state, metrics)`; metrics are float32 scalars."""
-    gradients = jax.value_and_grad(make_loss(c, mesh), has_aux=True)
+    loss = make_loss(c, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, pairs), grads = gradients(state.params, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # Frozen parameters have no gradients, and what they alone compute is not kept for any.
+        trained, frozen = rules.split(state.params, c.optimizer.frozen)
+        gradients = jax.value_and_grad(lambda p: loss(rules.join(p, frozen), batch), has_aux=True)
+        (value, pairs), grads = gradients(trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = rules.join(trained, frozen)
         metrics = {
-            "loss": loss,
+            "loss": value,
             **pairs._asdict(),
             "t": state.params["t"],
             "temperature": jnp.exp(state.params["t"]),
@@ -50,7 +55,8 @@ def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),  # after the update: finite if the new state is
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        ema = state.ema and optax.incremental_update(params, state.ema, 1 - c.optimizer.ema)
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return train_step
 
@@ -63,37 +69,14 @@ def make_loss(
     A batch is `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
     """
     options = {"mesh": mesh, "dtype": c.loss.dtype, "tile": c.loss.tile or None}
+    encode_images, encode_texts = (make_tower(c, mesh, name) for name in ("img", "txt"))
 
     def loss(params: siglip.Params, batch: Batch) -> tuple[jax.Array, PairMetrics]:
-        model = siglip.bind(c.model, params)
-        encode_image = lambda x: model.encode_image(images.normalize(x, c.image))  # noqa: E731
-        zimg = in_slices(encode_image, batch["image"], c.train.microbatches, mesh)
-        ztxt = in_slices(model.encode_text, batch["text"], c.train.microbatches, mesh)
+        zimg = encode_images(params["img"], batch["image"])
+        ztxt = encode_texts(params["txt"], batch["text"])
         if c.loss.name == "softmax":
             return ring_softmax_loss(zimg, ztxt, params["t"], with_metrics=True, **options)
         t, b = params["t"], params["b"]
         return ring_sigmoid_loss(zimg, ztxt, t, b, with_metrics=True, **options)
 
     return loss
-
-
-def in_slices(
-    encode: Callable[[jax.Array], jax.Array], rows: jax.Array, count: int, mesh: Mesh
-) -> jax.Array:
-    """`encode(rows)`, `(n, ...) -> (n, d)`, in `count` slices one after the other.
-
-    Nothing but the embeddings of a slice is kept: its activations are computed again in the
-    backward pass, where a gradient needs them. Every slice lies on all devices, and what is done
-    with the embeddings sees all of them: the gradient is the whole batch's, not a mean over slices.
-    """
-    if count == 1:
-        return encode(rows)
-    n = len(rows)
-    if n % (count * mesh.size):
-        raise ValueError(f"{count} slices on {mesh.size} devices do not divide {n} rows")
-    # Neighbouring rows go to different slices: a device's rows stay on it.
-    slices = rows.reshape(n // count, count, *rows.shape[1:]).swapaxes(0, 1)
-    spread = NamedSharding(mesh, PartitionSpec(None, meshes.AXES))
-    slices = jax.lax.with_sharding_constraint(slices, spread)
-    z = jax.lax.map(jax.checkpoint(encode, prevent_cse=False), slices)
-    return z.swapaxes(0, 1).reshape(n, -1)

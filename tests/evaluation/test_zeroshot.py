@@ -59,7 +59,9 @@ def test_pixel_nearest_neighbour(tmp_path):
 
 def test_evaluation_of_a_workdir(tiny_config, tmp_path, capsys):
     workdir = tmp_path / "run"
-    loop.train(dataclasses.replace(tiny_config, train=cfg.Train(steps=3, log_every=1)), workdir)
+    loop.train(
+        dataclasses.replace(tiny_config, train=cfg.Train(duration="3 steps", log_every=1)), workdir
+    )
     numbers = run.evaluate_workdir(workdir)
     assert json.loads((workdir / "report.json").read_text()) == numbers
     assert {"top1", "top5", "classes", "chance", "pixel_nn_top1", "examples", "seconds"} <= set(

@@ -123,7 +123,7 @@ def trained(tmp_path_factory):
         cfg.Model(tower, text),
         text=cfg.Text(str(EMOJI / "sentencepiece.model")),
         data=cfg.Data(str(EMOJI / "train-00000.tar"), batch_size=8),
-        train=cfg.Train(steps=1),
+        train=cfg.Train(duration="1 steps"),
     )
     loop.train(config, path := tmp_path_factory.mktemp("run"))
     return path

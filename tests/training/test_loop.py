@@ -125,7 +125,7 @@ def run_process(config, workdir, **popen):
 
 def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
     """SIGKILL in the middle of a run, from outside, at a moment nobody chose."""
-    config = change(tiny_config, "train", steps=60, checkpoint_every=5)
+    config = change(tiny_config, "train", duration="60 steps", checkpoint_every=5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_process(config, whole).wait() == 0
 
@@ -140,7 +140,7 @@ def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
     assert run_process(config, killed).wait() == 0
 
     assert losses(killed) == losses(whole)
-    tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
+    tx = optimizer.make_optimizer(config)
     one_device = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
     items = state.abstract(config, tx, one_device).to_items()
     ours, expected = Checkpoints(killed), Checkpoints(whole)
@@ -150,7 +150,7 @@ def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
 
 
 def test_another_configuration_is_refused(tiny_config, tmp_path):
-    config = change(tiny_config, "train", steps=4)
+    config = change(tiny_config, "train", duration="4 steps")
     loop.train(config, tmp_path)
     before = losses(tmp_path)
     for other, field in (
@@ -172,7 +172,7 @@ def test_changed_inputs_are_refused(tiny_config, tmp_path, section, field):
     path = tmp_path / "input"
     shutil.copy(getattr(getattr(tiny_config, section), field), path)
     config = change(tiny_config, section, **{field: str(path)})
-    config = change(config, "train", steps=4)
+    config = change(config, "train", duration="4 steps")
     loop.train(config, tmp_path / "run")
     if field == "train":
         shutil.copy(EMOJI / "train-00001.tar", path)
@@ -193,7 +193,7 @@ def other_tokenizer() -> bytes:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
-    config = change(tiny_config, "optimizer", learning_rate=1e30, warmup_steps=0)
+    config = change(tiny_config, "optimizer", learning_rate=1e30, warmup="0 steps")
     config = change(config, "train", checkpoint_every=1)
     with pytest.raises(cfg.UserError, match=r"step 1: the loss is .*; lower") as error:
         loop.train(config, tmp_path)

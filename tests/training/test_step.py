@@ -18,7 +18,7 @@ from siglip.training import optimizer, state, step
 
 
 def run(config, mesh, steps):
-    tx = optimizer.make_optimizer(config.optimizer, config.train.steps)
+    tx = optimizer.make_optimizer(config)
     train_state = state.create(config, tx, mesh)
     train_step = step.jit_train_step(config, tx, mesh, train_state)
     tokenizer = Tokenizer(config.text, config.model.text.length)
@@ -53,7 +53,7 @@ def test_eight_devices_give_the_losses_of_one(tiny_config, reference, data, fsdp
 
 def test_the_loss_falls(tiny_config):
     steps = 40
-    config = dataclasses.replace(tiny_config, train=cfg.Train(steps=steps))
+    config = dataclasses.replace(tiny_config, train=cfg.Train(duration=f"{steps} steps"))
     _, history = run(config, meshes.make_mesh(cfg.Mesh()), steps)
     losses = [m["loss"] for m in history]
     assert losses[0] > 8 and np.mean(losses[-5:]) < 0.6 * losses[0]
@@ -141,7 +141,7 @@ def test_the_loss_is_the_one_asked_for(tiny_config):
 
 def test_metrics_describe_the_state_before_the_update(tiny_config):
     mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
-    tx = optimizer.make_optimizer(tiny_config.optimizer, 10)
+    tx = optimizer.make_optimizer(tiny_config)
     train_state = state.create(tiny_config, tx, mesh)
     params = jax.tree.map(np.asarray, train_state.params)
     source, tokenizer = TarSource(tiny_config.data.train), Tokenizer(tiny_config.text, 6)

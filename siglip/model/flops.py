@@ -1,0 +1,53 @@
+"""How many floating-point operations a model takes, from its sizes alone.
+
+A multiply-add counts two. Only products count, as is usual: norms, softmax and activations are a
+few per mille. What a program really runs, recomputation included, is `siglip.hlo.flops`.
+"""
+
+from collections.abc import Collection
+
+from siglip import config as cfg
+
+
+def image_forward(c: cfg.ImageTower) -> int:
+    """FLOPs of one picture's embedding."""
+    tokens = (c.image_size // c.patch_size) ** 2
+    patches = 2 * tokens * c.width * 3 * c.patch_size**2
+    return patches + _encoder(c, tokens) + (_pooling(c, tokens) if c.pool == "map" else 0)
+
+
+def text_forward(c: cfg.TextTower) -> int:
+    """FLOPs of one text's embedding; looking tokens up takes none."""
+    projection = 2 * c.length * c.embedding_dim * c.width
+    return projection + _encoder(c, c.length) + 2 * c.width * c.out_dim
+
+
+def train_per_pair(c: cfg.Model, trained: Collection[str] = ("image", "text")) -> int:
+    """FLOPs of both towers in a training step, per pair: what MFU is a share of.
+
+    A backward pass is twice its forward pass: gradients of inputs and of weights. A frozen tower
+    has none. Recomputation is no useful work and does not count, nor does the loss.
+    """
+    forward = {}
+    if c.image:
+        forward["image"] = image_forward(c.image)
+    if c.text:
+        forward["text"] = text_forward(c.text)
+    return sum((3 if tower in trained else 1) * flops for tower, flops in forward.items())
+
+
+def loss_per_pair(batch_size: int, dim: int) -> int:
+    """FLOPs of one pair's share in the logits of all pairs and their two gradients."""
+    return 6 * batch_size * dim
+
+
+def _encoder(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
+    """Query, key, value and output; MLP; scores and weighted values."""
+    block = 8 * tokens * c.width**2 + 4 * tokens * c.width * c.mlp_dim + 4 * tokens**2 * c.width
+    return c.depth * block
+
+
+def _pooling(c: cfg.ImageTower, tokens: int) -> int:
+    """Attention of one probe: keys and values, query and output, scores and values; MLP."""
+    attention = 4 * tokens * c.width**2 + 4 * c.width**2 + 4 * tokens * c.width
+    return attention + 4 * c.width * c.mlp_dim

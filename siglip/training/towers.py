@@ -1,0 +1,114 @@
+"""A tower over all devices: each encodes its rows, with parameters gathered when they are used.
+
+Devices are addressed one by one (`jax.shard_map`): what they exchange, and when, is written here
+and not left to the compiler. Each sums its gradients over microbatches by itself; they meet once a
+step (over "data"), or block by block where the parameters are split (over "fsdp").
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, PartitionSpec
+
+from siglip import config as cfg
+from siglip.data import images
+from siglip.model import attention, layers, siglip
+from siglip.parallel import mesh as meshes
+from siglip.parallel import sharding
+
+_TOWERS = {"img": "image", "txt": "text"}
+_BLOCKS, _TABLE = "encoder/blocks/", "embedding"
+Encode = Callable[[siglip.Params, jax.Array], jax.Array]
+
+
+def make_tower(c: cfg.Config, mesh: Mesh, name: str) -> Encode:
+    """`(parameters of the tower, rows) -> unit float32 embeddings (n, d)`, rows over all devices.
+
+    Args:
+      name: "img", whose rows are uint8 pixels `(n, size, size, 3)`, or "txt", token ids.
+    """
+    other = {"img": "text", "txt": "image"}[name]
+    model = dataclasses.replace(c.model, **{other: None})
+    shapes = jax.eval_shape(lambda: siglip.init(model))
+    specs = sharding.tree_specs(shapes, mesh)[name]
+    by_path = {sharding.tree_path(path): spec for path, spec in jax.tree.leaves_with_path(specs)}
+    execution = _execution(c.model, mesh, by_path)
+
+    def whole_outside_blocks(path: tuple, x: jax.Array) -> jax.Array:
+        """What is small or needed all the time is gathered once a step."""
+        path = sharding.tree_path(path)
+        looked_up = name == "txt" and path == _TABLE
+        return x if path.startswith(_BLOCKS) or looked_up else sharding.gather(x, by_path[path])
+
+    def one_device(params: siglip.Params, rows: jax.Array) -> jax.Array:
+        params = {name: jax.tree.map_with_path(whole_outside_blocks, params)}
+
+        def encode(rows: jax.Array) -> jax.Array:
+            bound = siglip.bind(model, params, execution)
+            if name == "img":
+                return bound.encode_image(images.normalize(rows, c.image))
+            return bound.encode_text(rows)
+
+        return in_slices(encode, rows, c.train.microbatches)
+
+    rows = PartitionSpec(meshes.AXES)
+    # Unchecked: kernels do not say over which axes their results vary. The transpose of a
+    # replicated parameter is then one sum over devices, after all microbatches.
+    return jax.shard_map(
+        one_device, mesh=mesh, in_specs=(specs, rows), out_specs=rows, check_vma=False
+    )
+
+
+def _execution(c: cfg.Model, mesh: Mesh, by_path: dict[str, PartitionSpec]) -> layers.Execution:
+    dtype = jnp.dtype(c.dtype)
+
+    def gather_leaf(path: tuple, x: jax.Array) -> jax.Array:
+        # A leaf of a module is the value of an nnx.Param.
+        spec = by_path[_BLOCKS + sharding.tree_path(path).removesuffix("/value")]
+        x = sharding.gather(x, PartitionSpec(*spec[1:]), dtype)  # without the axis of the scan
+        return checkpoint_name(x, layers.GATHERED) if sharding.FSDP in spec else x
+
+    def gather(block: Any) -> Any:
+        return jax.tree.map_with_path(gather_leaf, block)
+
+    options: dict[str, Any] = {}
+    if any(sharding.FSDP in spec for path, spec in by_path.items() if path.startswith(_BLOCKS)):
+        options["gather"] = gather
+    if sharding.FSDP in by_path.get(_TABLE, ()):
+        options["lookup"] = sharding.lookup
+    platform = mesh.devices.flat[0].platform
+    return layers.Execution(dtype, c.remat, platform, kernels=True, **options)
+
+
+def in_slices(encode: Callable[[jax.Array], jax.Array], rows: jax.Array, count: int) -> jax.Array:
+    """`encode(rows)`, `(n, ...) -> (n, d)`, in `count` slices one after the other.
+
+    Nothing but the embeddings of a slice is kept: its activations are computed again in the
+    backward pass, where a gradient needs them. What is done with the embeddings sees all of them:
+    the gradient is the whole batch's, not a mean over slices.
+    """
+    if count == 1:
+        return encode(rows)
+    n = len(rows)
+    if n % count:
+        raise ValueError(f"{count} microbatches do not divide a device's {n} rows")
+    slices = rows.reshape(count, n // count, *rows.shape[1:])
+    z = jax.lax.map(jax.checkpoint(encode, prevent_cse=False), slices)
+    return z.reshape(n, -1)
+
+
+def attention_forms(c: cfg.Model, mesh: Mesh) -> list[str]:
+    """Which form of attention runs in each tower; one line each where it is not what was asked."""
+    notes = []
+    for tower in (c.image, c.text):
+        tokens = tower.length if isinstance(tower, cfg.TextTower) else tower.tokens
+        name, reason = attention.choose(
+            tower.attention, platform=mesh.devices.flat[0].platform, dtype=jnp.dtype(c.dtype),
+            tokens=tokens, head_dim=tower.width // tower.heads, kernels=True,
+        )  # fmt: skip
+        notes.append(f"{name} ({reason})" if reason else name)
+    return notes
