@@ -67,6 +67,8 @@ Rules = tuple[tuple[str, float], ...]  # (pattern of parameter paths, value); th
 class UserError(Exception):
     """A mistake of the user's: its message is one line that names what, where and the remedy."""
 
+    exit_code = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageTower:
@@ -104,6 +106,10 @@ class TextTower:
     # Tokens are looked up in so many dimensions and then projected to `width`: a bottleneck that
     # makes large vocabularies cheap (96 in arXiv 2303.15343). 0: `width`, and no projection.
     embedding_dim: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.length
 
 
 @dataclasses.dataclass(frozen=True)

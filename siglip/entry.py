@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from siglip import environment
 from siglip.config import Config, UserError, from_dict, validate
@@ -11,12 +11,12 @@ from siglip.config import Config, UserError, from_dict, validate
 
 @contextlib.contextmanager
 def user_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit code 2, an interrupt into 130."""
+    """Turn a `UserError` into a line on stderr and its exit code (2), an interrupt into 130."""
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -33,17 +33,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
 
     def parse(argv: list[str]) -> list[str]:
         with user_errors():
-            try:
-                rest = flags.FLAGS(argv)
-            except flags.Error as error:
-                raise UserError(_one_line(error)) from None
-            except (KeyError, AttributeError) as error:
-                raise UserError(
-                    f"unknown field in a --config override: {_one_line(error)}; "
-                    "siglip/config.py lists all fields"
-                ) from None
-            if rest[1:]:
-                raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+            rest = _parse(flags.FLAGS, argv)
             if flags.FLAGS["verbosity"].using_default_value:
                 flags.FLAGS.verbosity = logging.WARNING  # libraries report every detail as INFO
         return rest
@@ -55,6 +45,35 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
 
     environment.calm_libtpu()
     app.run(guarded_main, flags_parser=parse)
+
+
+def _parse(values, argv: list[str]) -> list[str]:
+    """Set absl flags from the command line; what is wrong with it is a `UserError`."""
+    from absl import flags
+
+    try:
+        rest = values(argv)
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from None
+    except (KeyError, AttributeError) as error:
+        raise UserError(
+            f"unknown field in a --config override: {_one_line(error)}; "
+            "siglip/config.py lists all fields"
+        ) from None
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+    return rest
+
+
+def config_of(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of `path[:argument]` with `--config.field=value` overrides."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    flag = config_flags.DEFINE_config_file("config", None, "Recipe.", flag_values=values)
+    _parse(values, ["siglip", f"--config={recipe}", *overrides])
+    return read_config(flag)
 
 
 def read_config(flag) -> Config:

@@ -19,6 +19,12 @@ TIMEOUT = "JAX_INITIALIZATION_TIMEOUT"  # seconds
 _GKE_PORT = 8476
 
 
+class MissingHosts(cfg.UserError):
+    """Some processes did not come: no mistake in what was asked for, and worth another try."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers that restart after failures see no 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Processes that work together.
@@ -55,7 +61,7 @@ def join() -> None:
             jax.distributed.initialize(initialization_timeout=timeout)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise cfg.UserError(
+            raise MissingHosts(
                 f"the other hosts were not found ({reason}); set {ADDRESS}, {COUNT} and {INDEX}"
             ) from None
 
@@ -112,7 +118,7 @@ def meet(group: Group, timeout: float) -> None:
             answer = _collect(group, int(port), deadline, sockets)
     if missing := [int(word) for word in answer.split()]:
         names = ", ".join(map(group.name, missing))
-        raise cfg.UserError(
+        raise MissingHosts(
             f"{len(missing)} of {group.count} processes did not come to {group.address} within "
             f"{timeout:g} s: {names}; see their logs, and whether they reach that address"
         )

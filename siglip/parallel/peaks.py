@@ -21,9 +21,9 @@ class Peak:
     usable_hbm: int | None = None  # bytes that the compiler grants a program; None: not known
 
 
-# TPUs: cloud.google.com/tpu/docs; links of v3 and v4: Jouppi et al., 2020 and 2023. What is usable
-# is what libtpu 0.0.42 compares with when it refuses a program (0.0.51: the same within 0.01 GiB);
-# a test asks it again; of the 96 GiB of a v5p, Google states 95 GB. GPUs: NVIDIA's data sheets of the SXM form.
+# TPUs: cloud.google.com/tpu/docs (which states 95 GB of a v5p's 96 GiB); links of v3 and v4: Jouppi
+# et al., 2020 and 2023. What is usable is the limit that libtpu 0.0.42 names when it refuses a
+# program (0.0.51: the same within 0.01 GiB); a test asks. GPUs: NVIDIA's data sheets, SXM form.
 PEAKS = (
     Peak("TPU v3", 61.5e12, 16 * GIB, 450e9, 328e9, int(15.48 * GIB)),
     Peak("TPU v4", 275e12, 32 * GIB, 1200e9, 600e9, int(30.75 * GIB)),

@@ -27,3 +27,17 @@ def trained_towers(c: cfg.Config) -> tuple[str, ...]:
 def flops_per_pair(c: cfg.Config) -> int:
     """Of the towers' forward and backward passes, without what is computed again and the loss."""
     return flops.train_per_pair(c.model, trained_towers(c))
+
+
+def executed_per_pair(c: cfg.Config) -> int:
+    """`flops_per_pair` with what is computed again: in microbatches all of a trained tower, under
+    `remat` its blocks, or ("dots") the attention scores alone."""
+    towers = {"image": flops.image_forward, "text": flops.text_forward}
+    total = flops_per_pair(c)
+    for name in trained_towers(c):
+        tower = getattr(c.model, name)
+        again = towers[name](tower)
+        scores = 4 * tower.tokens**2 * tower.width * tower.depth
+        total += again if c.train.microbatches > 1 else 0
+        total += {"none": 0, "dots": scores, "offload": scores, "full": again}[c.model.remat]
+    return total

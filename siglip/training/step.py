@@ -1,5 +1,6 @@
 """One update of the parameters."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -32,6 +33,16 @@ def jit_train_step(
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def abstract_batch(c: cfg.Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of a global batch."""
+    n, size, rows = c.data.batch_size, c.model.image.image_size, meshes.batch_sharding(mesh)
+    shape = functools.partial(jax.ShapeDtypeStruct, sharding=rows)
+    return {
+        "image": shape((n, size, size, 3), jnp.uint8),
+        "text": shape((n, c.model.text.length), jnp.int32),
+    }
 
 
 def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Step:

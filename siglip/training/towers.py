@@ -105,10 +105,9 @@ def attention_forms(c: cfg.Model, mesh: Mesh) -> list[str]:
     """Which form of attention runs in each tower; one line each where it is not what was asked."""
     notes = []
     for tower in (c.image, c.text):
-        tokens = tower.length if isinstance(tower, cfg.TextTower) else tower.tokens
         name, reason = attention.choose(
             tower.attention, platform=mesh.devices.flat[0].platform, dtype=jnp.dtype(c.dtype),
-            tokens=tokens, head_dim=tower.width // tower.heads, kernels=True,
+            tokens=tower.tokens, head_dim=tower.width // tower.heads, kernels=True,
         )  # fmt: skip
         notes.append(f"{name} ({reason})" if reason else name)
     return notes

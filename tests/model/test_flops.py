@@ -9,8 +9,8 @@ import pytest
 from siglip import config as cfg
 from siglip.model import flops, presets, siglip
 
-# Forward GFLOPs of a picture and of a text of 64 tokens (two per multiply-add), to the digits given,
-# derived from open_clip's profile of its models and the figures of arXiv 2305.13035 (SoViT).
+# Forward GFLOPs (two per multiply-add) of a picture and of a text of 64 tokens, derived from
+# open_clip's profile of its models and the figures of arXiv 2305.13035 (SoViT).
 PUBLISHED = {
     "siglip2-b32-256": (11.49, 11.02),
     "siglip-b16-224": (35.42, 11.02),

@@ -1,0 +1,301 @@
+"""What a run needs on TPUs that are not there: its step, compiled for them on this machine.
+
+The step is the one that `train.py` runs, with the same configuration, mesh and shardings; the TPU's
+own compiler says what memory it takes and what it exchanges. Times are bounds: what the chips'
+peaks allow if nothing else costs anything.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from siglip import config as cfg
+from siglip import hlo
+from siglip.model import flops
+from siglip.parallel import mesh as meshes
+from siglip.parallel import peaks, sharding
+from siglip.parallel.topology import tpu_devices
+from siglip.training import optimizer, rules, state, step
+from siglip.training.cost import executed_per_pair, flops_per_pair
+from siglip.training.schedule import total_steps
+from siglip.training.towers import attention_forms
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe on a topology. Bytes and seconds are of one device and one step."""
+
+    config: cfg.Config
+    topology: str
+    slices: int
+    peak: peaks.Peak
+    devices: int
+    memory: dict[str, int]  # bytes by kind; those of temporaries may be missing if it does not fit
+    problem: str = ""  # why it does not fit, or what the compiler stumbled over
+    largest: tuple[tuple[str, str, int], ...] = ()  # temporaries, where it does not fit
+    collectives: tuple[hlo.Collective, ...] = ()
+    traffic: int | None = None  # bytes to and from memory
+    attention: tuple[str, ...] = ()  # of pictures and texts
+    whole: tuple[str, ...] = ()  # what stays replicated
+    compile_seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        return not self.problem
+
+    @property
+    def pairs(self) -> int:
+        """Of one device."""
+        return self.config.data.batch_size // self.devices
+
+    @property
+    def hbm(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def compute_seconds(self) -> float:
+        """The towers with what is computed again, and the loss, at the peak of bfloat16."""
+        c = self.config
+        loss = flops.loss_per_pair(c.data.batch_size, c.model.image.width)
+        return self.pairs * (executed_per_pair(c) + loss) / self.peak.flops
+
+    @property
+    def memory_seconds(self) -> float:
+        return (self.traffic or 0) / self.peak.hbm_bandwidth
+
+    @property
+    def exchange_seconds(self) -> float:
+        """If the links did nothing else and nothing ran meanwhile; half of them send."""
+        return sum(c.bytes for c in self.collectives) / (self.peak.interconnect / 2)
+
+    @property
+    def step_seconds(self) -> float:
+        """No step is faster: computing and moving memory overlap at best."""
+        return max(self.compute_seconds, self.memory_seconds)
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.config.data.batch_size / self.step_seconds
+
+    @property
+    def steps(self) -> int:
+        return total_steps(self.config)
+
+    @property
+    def days(self) -> float:
+        return self.steps * self.step_seconds / 86_400
+
+    def flags(self) -> str:
+        """What `train.py` is to be given for this plan."""
+        c = self.config
+        return (
+            f"--config.train.microbatches={c.train.microbatches} "
+            f"--config.model.remat={c.model.remat} --config.mesh.fsdp={c.mesh.fsdp}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        gib = lambda size: round(size / GIB, 3)  # noqa: E731
+        return {
+            "fits": self.fits,
+            "problem": self.problem,
+            "topology": self.topology,
+            "slices": self.slices,
+            "devices": self.devices,
+            "batch_size": self.config.data.batch_size,
+            "microbatches": self.config.train.microbatches,
+            "remat": self.config.model.remat,
+            "fsdp": self.config.mesh.fsdp,
+            "attention": list(self.attention),
+            "hbm_gib": gib(self.hbm),
+            "hbm_limit_gib": gib(self.peak.usable_hbm),
+            "temp_gib": gib(self.memory.get("temporaries", 0)),
+            "memory_gib": {kind: gib(size) for kind, size in self.memory.items()},
+            "largest": [{"name": n, "shape": s, "gib": gib(size)} for n, s, size in self.largest],
+            "flops_per_pair": flops_per_pair(self.config),
+            "flops_per_pair_executed": executed_per_pair(self.config),
+            "flops_per_step": self.config.data.batch_size * flops_per_pair(self.config),
+            "compute_seconds": self.compute_seconds,
+            "memory_seconds": self.memory_seconds,
+            "exchange_seconds": self.exchange_seconds,
+            "step_seconds_bound": self.step_seconds,
+            "pairs_per_second_bound": self.pairs_per_second,
+            "steps": self.steps,
+            "days_bound": self.days,
+            "collectives": {
+                c.kind: {"count": c.count, "mib": round(c.bytes / 2**20, 1)}
+                for c in self.collectives
+            },
+            "replicated": list(self.whole),
+            "compile_seconds": round(self.compile_seconds, 1),
+        }
+
+
+def make_plan(config: cfg.Config, topology: str, slices: int = 1) -> Plan:
+    """Compile the step of `config` for `slices` of a topology such as "v5e:16x16".
+
+    Raises:
+      UserError: an unknown topology, a mesh or batch that does not divide, a missing compiler.
+    """
+    cfg.validate(config)
+    mesh = meshes.make_mesh(config.mesh, tpu_devices(topology, slices))
+    microbatches = config.train.microbatches
+    meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
+    tx = optimizer.make_optimizer(config)
+    abstract = state.abstract(config, tx, mesh)
+    rules.check(config.optimizer, abstract.params)
+    batch = step.abstract_batch(config, mesh)
+    of = lambda tree: sharding.bytes_per_device(tree, mesh)  # noqa: E731
+    memory = {"parameters": of(abstract.params), "optimizer": of(abstract.opt_state)}
+    if abstract.ema is not None:
+        memory["ema"] = of(abstract.ema)
+    memory["batch"] = sum(x.size * x.dtype.itemsize for x in batch.values()) // mesh.size
+    device = mesh.devices.flat[0]
+    facts: dict[str, Any] = dict(
+        config=config, topology=topology, slices=slices, peak=peaks.peak(device.device_kind),
+        devices=mesh.size, attention=tuple(attention_forms(config.model, mesh)),
+        whole=tuple(sharding.report(abstract.params, mesh)),
+    )  # fmt: skip
+    start = time.perf_counter()
+    lowered = step.jit_train_step(config, tx, mesh, abstract).lower(abstract, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return _unfit(str(error), memory, time.perf_counter() - start, facts)
+    seconds = time.perf_counter() - start
+    sizes = compiled.memory_analysis()
+    # The state is updated in place; scalars and padding of narrow arrays to whole tiles remain.
+    padding = sizes.argument_size_in_bytes - sum(memory.values())
+    padding += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    memory |= {
+        "padding": max(padding, 0),
+        "temporaries": sizes.temp_size_in_bytes,
+        "program": sizes.generated_code_size_in_bytes,
+    }
+    program = hlo.Program.parse(compiled.as_text())
+    plan = Plan(
+        memory=memory, collectives=tuple(hlo.collectives(program)),
+        traffic=hlo.memory_traffic(program), compile_seconds=seconds, **facts,
+    )  # fmt: skip
+    return plan
+
+
+def _unfit(message: str, memory: dict[str, int], seconds: float, facts: dict[str, Any]) -> Plan:
+    used = hlo.exhausted(message)
+    problem = message.splitlines()[0]
+    if used is not None:
+        # The compiler says what temporaries take, or what the whole program does.
+        known = sum(memory.values())
+        temporaries = used[0] if "temporaries" in problem else used[0] - known
+        memory = {**memory, "temporaries": max(temporaries, 0)}
+        problem = f"needs {sum(memory.values()) / GIB:.1f} GiB of {used[1] / GIB:.2f}"
+    else:
+        problem = f"the compiler failed: {problem}"
+    largest = tuple(hlo.largest_allocations(message))
+    return Plan(memory=memory, problem=problem, largest=largest, compile_seconds=seconds, **facts)
+
+
+def search(
+    config: cfg.Config, topology: str, slices: int = 1,
+    tell: Callable[[Plan], None] = lambda plan: None,
+) -> Plan:  # fmt: skip
+    """The fastest plan that fits, over `train.microbatches` and `model.remat`.
+
+    Ways that compute least again come first. Where one does not fit, more microbatches are tried
+    as far as the memory it lacks suggests. Returns the last plan tried if none fits.
+
+    Args:
+      tell: called with every plan tried.
+    """
+    best = last = None
+    for candidates in _ways(config, topology, slices):
+        for plan in candidates:
+            tell(plan)
+            last = plan
+            if plan.fits:
+                best = min(best or plan, plan, key=lambda p: (p.step_seconds, p.traffic))
+        # What computes more again cannot be faster, unless it moves less memory.
+        if best is not None and best.memory_seconds <= best.compute_seconds:
+            return best
+    return best or last
+
+
+def _ways(config: cfg.Config, topology: str, slices: int) -> Iterator[Iterator[Plan]]:
+    """Plans in groups that compute as much again; a group ends with the first of it that fits."""
+
+    def of(remat: str, microbatches: int) -> cfg.Config:
+        model = dataclasses.replace(config.model, remat=remat)
+        train = dataclasses.replace(config.train, microbatches=microbatches)
+        return dataclasses.replace(config, model=model, train=train)
+
+    def once(remat: str) -> Iterator[Plan]:
+        yield make_plan(of(remat, 1), topology, slices)
+
+    def sliced(remat: str) -> Iterator[Plan]:
+        microbatches, pairs = 2, 2
+        while microbatches <= pairs and pairs % microbatches == 0:
+            yield (plan := make_plan(of(remat, microbatches), topology, slices))
+            if plan.fits or plan.memory.get("temporaries") is None:
+                return
+            pairs = plan.pairs
+            lacking = plan.memory["temporaries"] / max(1, plan.peak.usable_hbm)
+            microbatches *= 2
+            while lacking > 2 and microbatches < pairs:  # activations shrink with the slices
+                microbatches, lacking = 2 * microbatches, lacking / 2
+
+    for remat in ("none", "dots", "full"):
+        yield once(remat)
+    for remat in ("none", "dots", "full"):
+        yield sliced(remat)
+
+
+def render(plan: Plan, name: str) -> str:
+    """The plan as text."""
+    c, unit = plan.config, "a chip"
+    lines = [
+        f"{name} on {plan.topology}{f' x {plan.slices} slices' if plan.slices > 1 else ''}: "
+        f"{plan.devices} chips, batch {c.data.batch_size:,}, {plan.pairs:,} pairs {unit}",
+        f"flags: {plan.flags()}",
+        f"attention: {plan.attention[0]} for pictures, {plan.attention[1]} for texts",
+    ]
+    limit = plan.peak.usable_hbm / GIB
+    if plan.fits:
+        lines.append(f"fits: {plan.hbm / GIB:.2f} of {limit:.2f} GiB {unit}")
+    else:
+        lines.append(f"does not fit: {plan.problem}")
+    lines += [f"  {kind:<12}{size / GIB:8.2f} GiB" for kind, size in plan.memory.items()]
+    if plan.largest:
+        lines.append("largest temporaries:")
+        lines += [f"  {size / GIB:8.2f} GiB  {shape}  {name}" for name, shape, size in plan.largest]
+    if plan.collectives:
+        lines.append(f"exchanges {unit} and step:")
+        lines += [
+            f"  {x.kind:<20}{x.count:7,} times {x.bytes / 2**20:10,.1f} MiB"
+            for x in plan.collectives
+        ]
+    lines += plan.whole
+    lines.append(
+        f"products: {flops_per_pair(c) / 1e9:.1f} GFLOP a pair, {executed_per_pair(c) / 1e9:.1f} "
+        "with what is computed again; "
+        f"{c.data.batch_size * flops_per_pair(c) / 1e15:.2f} PFLOP a step"
+    )
+    if plan.traffic is not None:
+        lines += [
+            f"time of a step, at least: {plan.compute_seconds:.3f} s computing, "
+            f"{plan.memory_seconds:.3f} s moving memory ({plan.exchange_seconds:.3f} s exchanging)",
+            f"at best {plan.pairs_per_second:,.0f} pairs/s, {plan.days:.1f} days for "
+            f"{plan.steps:,} steps",
+        ]
+    return "\n".join(lines)
+
+
+def remedy(plan: Plan) -> str:
+    """What to change where a plan does not fit."""
+    ways = ["--auto to search", "more chips", "a smaller data.batch_size"]
+    if plan.memory["parameters"] + plan.memory["optimizer"] > plan.peak.usable_hbm // 4:
+        ways.insert(1, f"a larger mesh.fsdp={plan.config.mesh.fsdp}")
+    return f"try {', '.join(ways)}"
