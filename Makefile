@@ -8,7 +8,7 @@ WORKDIR ?= runs/quickstart
 # 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
 export MALLOC_TOP_PAD_ := 268435456
 
-.PHONY: help quickstart test lint format parity bench clean
+.PHONY: help quickstart test lint format parity bench plans clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -57,6 +57,9 @@ bench: $(VENV)/.installed  ## time the training step, the loss and inference on 
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.encode_image
 	$(BIN)/python -m benchmarks.start
+
+plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do they fit (half an hour)
+	$(BIN)/python -m benchmarks.plans
 
 clean:  ## remove caches; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -37,8 +37,8 @@ RGB = {
     "tensorflow": "as tf.io.decode_image: fast DCT, transparency dropped (big_vision)",
 }
 REMAT = {
-    "none": "nothing: every activation is kept",
-    "dots": "all but the results of products with weights",
+    "none": "no products, only what lies between them (on CPU nothing)",
+    "dots": "all but the results of products with weights and of attention kernels",
     "full": "all of a block but what goes into it",
     "offload": "as dots, and those results wait in the host's memory",
 }

@@ -1,10 +1,15 @@
 """How a command starts and how it fails: one clear line for a user's mistake, exit code 2."""
 
 import contextlib
+import dataclasses
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from siglip import config as cfg
 from siglip import environment
 from siglip.config import Config, UserError, from_dict, validate
 
@@ -33,6 +38,9 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
 
     def parse(argv: list[str]) -> list[str]:
         with user_errors():
+            if any(arg in ("-h", "--help", "-help") for arg in argv):
+                print(_help(argv))
+                sys.exit(0)
             rest = _parse(flags.FLAGS, argv)
             if flags.FLAGS["verbosity"].using_default_value:
                 flags.FLAGS.verbosity = logging.WARNING  # libraries report every detail as INFO
@@ -84,6 +92,35 @@ def read_config(flag) -> Config:
         reason = _one_line(error).rpartition("] ")[2]  # what follows the list of places searched
         raise UserError(f"--config: {reason}; give the path of a recipe") from None
     return validate(from_dict(values))
+
+
+def _help(argv: Sequence[str]) -> str:
+    """What a script does, its flags, and the fields of the recipe it was given."""
+    lines = [sys.modules["__main__"].__doc__.strip(), ""]
+    recipe = next((arg.partition("=")[2] for arg in argv if arg.startswith("--config=")), None)
+    if "--config" in argv[:-1]:
+        recipe = argv[argv.index("--config") + 1]
+    if recipe is None:
+        return "\n".join([*lines, "--config RECIPE --help lists the fields of a recipe."])
+    lines += [f"Fields of {recipe}, to be overridden with --config.FIELD=VALUE:", ""]
+    overrides = [arg for arg in argv if arg.startswith("--config.")]
+    rows = list(fields(config_of(recipe, overrides)))
+    width = max(len(name) for name, _, _ in rows)
+    lines += [f"  {name:<{width}}  {value!r}{f'  # {c}' if c else ''}" for name, value, c in rows]
+    return "\n".join(lines)
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """`(name, value, comment in config.py)` of every field of a configuration."""
+    source = inspect.getsource(type(config))
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{name}.")
+        else:
+            comment = re.search(rf"^    {field.name}: .*?  # (.*)$", source, re.MULTILINE)
+            words = lambda m: f"one of {', '.join(getattr(cfg, m[1]))}"  # noqa: E731
+            yield name, value, re.sub("one of ([A-Z]+)", words, comment[1] if comment else "")
 
 
 def _one_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ runs. And what the TPU compiler says of a program that does not fit.
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections import defaultdict
 from typing import NamedTuple
@@ -276,7 +277,6 @@ def flops(program: Program) -> int:
 _SIZE = r"([\d.]+)([KMGTP]?)B?"
 # `(20.1G) exceeds available HBM (15.7G)` before memory is assigned; after, `Used 20.1G of 15.7G`.
 _EXHAUSTED = rf"(?:\(|Used ){_SIZE}(?:\) exceeds available HBM \(| of ){_SIZE}"
-_ALLOCATION = rf'\d+\. Size: {_SIZE}\s+(?:Operator:.*op_name="([^"]*)".*\s+)?Shape: (\S+)'
 
 
 def exhausted(message: str) -> tuple[int, int] | None:
@@ -285,13 +285,31 @@ def exhausted(message: str) -> tuple[int, int] | None:
     return (_size(found[1], found[2]), _size(found[3], found[4])) if found else None
 
 
-def largest_allocations(message: str) -> list[tuple[str, str, int]]:
-    """`(operation, shape, bytes)` of the largest arrays, if the error lists them.
+# ` value: <8950 fusion.3{0} @0> (size=9663676416,offset=2179072): bf16[12,512,256,3072]{3,2,1,0}`
+_BUFFER = re.compile(
+    r" value: <\d+ ([\w.-]+)\S* @\d+> \(size=(\d+),offset=(\d+)\): (\w+\[[\d,]*\])"
+)
 
-    It does after memory is assigned; a program refused before that has none.
+
+def largest_temporaries(dump: str, count: int = 5) -> list[tuple[str, str, int]]:
+    """`(operation, shape, bytes)` of the largest buffers in a compiler's dump, largest first.
+
+    `dump` is the folder that the compile option `xla_dump_to` named; it is written before the
+    compiler finds that a program does not fit. Values in the same place share a buffer.
     """
-    found = re.findall(_ALLOCATION, message)
-    return [(name, shape, _size(number, unit)) for number, unit, name, shape in found]
+    folder = pathlib.Path(dump)
+    (assignment,) = folder.glob("*jit_*after_optimizations-buffer-assignment.txt")
+    allocations = re.split(r"^allocation ", assignment.read_text(), flags=re.MULTILINE)
+    # The first of them is in the main memory, others in on-chip memories.
+    temporary = next((a for a in allocations if "preallocated-temp" in a.partition("\n")[0]), "")
+    (program,) = folder.glob("*jit_*after_optimizations.txt")
+    operations = dict(re.findall(r'%([\w.-]+) = .*op_name="([^"]*)"', program.read_text()))
+    buffers: dict[str, tuple[int, bool, str, str]] = {}
+    for name, size, offset, shape in _BUFFER.findall(temporary):
+        value = int(size), name in operations, operations.get(name, name), shape
+        buffers[offset] = max(buffers.get(offset, value), value)
+    rows = sorted(buffers.values(), reverse=True)[:count]
+    return [(name, shape, size) for size, _, name, shape in rows]
 
 
 def _size(number: str, unit: str) -> int:

@@ -6,6 +6,7 @@ peaks allow if nothing else costs anything.
 """
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -162,18 +163,19 @@ def make_plan(config: cfg.Config, topology: str, slices: int = 1) -> Plan:
     )  # fmt: skip
     start = time.perf_counter()
     lowered = step.jit_train_step(config, tx, mesh, abstract).lower(abstract, batch)
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return _unfit(str(error), memory, time.perf_counter() - start, facts)
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            options = {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            return _unfit(str(error), memory, dump, time.perf_counter() - start, facts)
     seconds = time.perf_counter() - start
     sizes = compiled.memory_analysis()
-    # The state is updated in place; scalars and padding of narrow arrays to whole tiles remain.
-    padding = sizes.argument_size_in_bytes - sum(memory.values())
-    padding += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    # The peak counts the state once, as it is updated in place; `temp_size_in_bytes` exceeds it.
+    known = sizes.argument_size_in_bytes
     memory |= {
-        "padding": max(padding, 0),
-        "temporaries": sizes.temp_size_in_bytes,
+        "padding": known - sum(memory.values()),  # of narrow arrays to whole tiles
+        "temporaries": max(0, sizes.peak_memory_in_bytes - known),
         "program": sizes.generated_code_size_in_bytes,
     }
     program = hlo.Program.parse(compiled.as_text())
@@ -184,19 +186,19 @@ def make_plan(config: cfg.Config, topology: str, slices: int = 1) -> Plan:
     return plan
 
 
-def _unfit(message: str, memory: dict[str, int], seconds: float, facts: dict[str, Any]) -> Plan:
-    used = hlo.exhausted(message)
-    problem = message.splitlines()[0]
-    if used is not None:
-        # The compiler says what temporaries take, or what the whole program does.
-        known = sum(memory.values())
-        temporaries = used[0] if "temporaries" in problem else used[0] - known
-        memory = {**memory, "temporaries": max(temporaries, 0)}
+def _unfit(
+    message: str, memory: dict[str, int], dump: str, seconds: float, facts: dict[str, Any]
+) -> Plan:
+    largest: list[tuple[str, str, int]] = []
+    if (used := hlo.exhausted(message)) is not None:
+        memory = {**memory, "temporaries": max(0, used[0] - sum(memory.values()))}
         problem = f"needs {sum(memory.values()) / GIB:.1f} GiB of {used[1] / GIB:.2f}"
+        largest = hlo.largest_temporaries(dump)
     else:
-        problem = f"the compiler failed: {problem}"
-    largest = tuple(hlo.largest_allocations(message))
-    return Plan(memory=memory, problem=problem, largest=largest, compile_seconds=seconds, **facts)
+        problem = f"the compiler failed: {message.splitlines()[0]}"
+    return Plan(
+        memory=memory, problem=problem, largest=tuple(largest), compile_seconds=seconds, **facts
+    )
 
 
 def search(

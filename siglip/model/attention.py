@@ -18,6 +18,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # tokens are padded to a multiple of its tile: at 256 tokens it is even, at 729 it needs a third.
 SPLASH_TOKENS = 576
 SPLASH_TILE = 128
+RESULT = "attention"  # the name of what a kernel's gradient needs of its first run
 
 
 def choose(
@@ -129,7 +130,7 @@ def splash(
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
         block_sizes=kernels.BlockSizes(**sizes, use_fused_bwd_kernel=True),
-        head_shards=1, q_seq_shards=1, interpret=interpret,
+        head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESULT, interpret=interpret,
     )  # fmt: skip
     # Tokens see those of their own segment: padding sees padding.
     segment = jnp.asarray(np.arange(length) >= tokens, jnp.int32)

@@ -22,10 +22,6 @@ zeros = nnx.initializers.zeros_init()
 LAYER_NORM_EPSILON = 1e-6
 
 
-# What `Execution.gather` makes whole carries this name: it is gathered again rather than kept.
-GATHERED = "gathered weights"
-
-
 def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.take(table, ids, axis=0)
 
@@ -57,16 +53,22 @@ class Execution:
         return attention.form(name, self.platform)
 
     def recompute(self, step: Callable) -> Callable:
-        """`step` of a loop over blocks, with the policy for what is kept of it."""
+        """`step` of a loop over blocks, with the policy for what is kept of it.
+
+        What is kept is named: weights that were gathered for a block never are.
+        """
+        if self.remat == "none" and self.platform == "cpu":
+            return step  # with memory to spare, what lies between products is kept too
         policies = jax.checkpoint_policies
+        also = functools.partial(
+            policies.save_from_both_policies, policies.save_only_these_names(attention.RESULT)
+        )
         policy = {
-            "none": policies.save_anything_except_these_names(GATHERED),
-            "dots": policies.dots_with_no_batch_dims_saveable,
+            "none": also(policies.dots_saveable),
+            "dots": also(policies.dots_with_no_batch_dims_saveable),
             "full": policies.nothing_saveable,
             "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
         }[self.remat]
-        if self.remat == "none" and not self.kernels:
-            return step  # nothing is gathered
         # A loop by itself keeps the compiler from merging the recomputation with the original; on
         # CPU the loop is unrolled.
         return jax.checkpoint(step, policy=policy, prevent_cse=self.platform == "cpu")
@@ -128,7 +130,11 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-LayerNorm transformer block: `(n, l, d) -> (n, l, d)`."""
+    """Pre-LayerNorm transformer block: tokens of n examples, `(n * l, d) -> (n * l, d)`.
+
+    Flat, because where l is no multiple of a TPU's tile, as 729 is not, going from three dimensions
+    to the two of a product and back copies the array.
+    """
 
     def __init__(
         self, width: int, mlp_dim: int, heads: int,
@@ -139,9 +145,9 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, mlp_dim, gelu=gelu, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.norm1(x)
-        x = x + self.attention(y, y)
+    def __call__(self, x: jax.Array, n: int) -> jax.Array:
+        y = self.norm1(x).reshape(n, -1, x.shape[-1])
+        x = x + self.attention(y, y).reshape(x.shape)
         return x + self.mlp(self.norm2(x))
 
 
@@ -161,15 +167,17 @@ class Encoder(nnx.Module):
         self.execution = execution
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns float32 tokens."""
+        """Tokens `(n, l, d)` -> float32 tokens of the same shape."""
         dtype, platform = self.execution.dtype, self.execution.platform
+        n, shape = len(x), x.shape
 
         def step(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
             block = self.execution.gather(block)
-            return block(x).astype(dtype), None
+            return block(x, n).astype(dtype), None
 
         step = self.execution.recompute(step)
-        return self.norm(scan_blocks(step, x.astype(dtype), self.blocks, platform))
+        x = x.astype(dtype).reshape(-1, shape[-1])
+        return self.norm(scan_blocks(step, x, self.blocks, platform)).reshape(shape)
 
 
 def scan_blocks(

@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import os
 import socket
+import sys
 import time
 
 import jax
@@ -56,14 +57,24 @@ def join() -> None:
             jax.distributed.initialize(
                 group.address, group.count, group.index, initialization_timeout=timeout
             )
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 or _on_tpu():
+    elif _number("SLURM_NTASKS", 1) > 1:
+        _detect(timeout)
+    elif _on_tpu() and os.environ.get("TPU_WORKER_HOSTNAMES") != "localhost":
         try:
-            jax.distributed.initialize(initialization_timeout=timeout)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise MissingHosts(
-                f"the other hosts were not found ({reason}); set {ADDRESS}, {COUNT} and {INDEX}"
-            ) from None
+            _detect(timeout)
+        except MissingHosts as error:  # a TPU that is not in a cloud
+            print(f"one host: {error}", file=sys.stderr)
+
+
+def _detect(timeout: int) -> None:
+    """Let JAX look for the other hosts."""
+    try:
+        jax.distributed.initialize(initialization_timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise MissingHosts(
+            f"no other hosts were found ({str(error).splitlines()[0]}); if there are any, set "
+            f"{ADDRESS}, {COUNT} and {INDEX}"
+        ) from None
 
 
 def find_group(environment: os._Environ | dict[str, str]) -> Group | None:

@@ -1,5 +1,6 @@
 """A checkpoint in another stack's format: weights, configuration, preprocessing and tokenizer."""
 
+import dataclasses
 import json
 import math
 import os
@@ -52,7 +53,8 @@ def convert(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise cfg.UserError(f"{dst}: exists already; give a new folder, or remove it first")
     source = load.find(src)
-    c, image, text = source.model, source.image, source.text
+    factorised, image, text = source.model, source.image, source.text
+    c = whole_table(factorised)
     if profile:
         image, clean = names.profile(profile, source.family)
         text = cfg.Text(pad_id=text.pad_id, clean=clean)
@@ -72,7 +74,7 @@ def convert(
         "text": cfg.to_dict(cfg.Text(pad_id=text.pad_id, clean=text.clean)),
     }
     mesh = meshes.make_mesh(cfg.Mesh(), jax.local_devices(backend="cpu")[:1])
-    arrays = to_foreign(source.read(c, mesh), c, to)
+    arrays = to_foreign(multiply_table(source.read(factorised, mesh)), c, to)
 
     temporary = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -96,6 +98,20 @@ def convert(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return notes
+
+
+def whole_table(c: cfg.Model) -> cfg.Model:
+    """The architecture without a factorised table of token embeddings, which no other stack has."""
+    return dataclasses.replace(c, text=c.text and dataclasses.replace(c.text, embedding_dim=0))
+
+
+def multiply_table(params: siglip.Params) -> siglip.Params:
+    """The parameters for it: the table times its projection gives the same embeddings."""
+    if "projection" not in params.get("txt", {}):
+        return params
+    text = dict(params["txt"])
+    text["embedding"] = text["embedding"] @ text.pop("projection")["kernel"]
+    return {**params, "txt": text}
 
 
 def to_foreign(params: siglip.Params, c: cfg.Model, to: str) -> dict[str, np.ndarray]:

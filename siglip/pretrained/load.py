@@ -118,7 +118,9 @@ def _workdir(place: places.Place) -> Source:
             sharding.tree_shardings(shapes, mesh),
         )
         with contextlib.closing(Checkpoints(place.path)) as checkpoints:
-            params = checkpoints.restore({"params": abstract})["params"]
+            # Where a run averages its parameters, the average is what it is for.
+            item = "ema" if config.optimizer.ema else "params"
+            params = checkpoints.restore({item: abstract})[item]
         return {place.tower: params[place.tower]} if place.tower else params
 
     with contextlib.closing(Checkpoints(place.path)) as checkpoints:

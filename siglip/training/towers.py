@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from siglip import config as cfg
@@ -69,8 +68,7 @@ def _execution(c: cfg.Model, mesh: Mesh, by_path: dict[str, PartitionSpec]) -> l
     def gather_leaf(path: tuple, x: jax.Array) -> jax.Array:
         # A leaf of a module is the value of an nnx.Param.
         spec = by_path[_BLOCKS + sharding.tree_path(path).removesuffix("/value")]
-        x = sharding.gather(x, PartitionSpec(*spec[1:]), dtype)  # without the axis of the scan
-        return checkpoint_name(x, layers.GATHERED) if sharding.FSDP in spec else x
+        return sharding.gather(x, PartitionSpec(*spec[1:]), dtype)  # without the axis of the scan
 
     def gather(block: Any) -> Any:
         return jax.tree.map_with_path(gather_leaf, block)

@@ -1,0 +1,101 @@
+"""Runs that start from what others learned."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from siglip import config as cfg
+from siglip.metrics import JSONL, read_lines
+from siglip.model import siglip
+from siglip.parallel import mesh as meshes
+from siglip.pretrained.load import load
+from siglip.training import initial, loop
+from tests.conftest import EMOJI
+
+
+@pytest.fixture
+def config() -> cfg.Config:
+    """The architecture of the `workdir` fixture, with other data and seed."""
+    return cfg.Config(
+        cfg.Model(cfg.ImageTower(16, 1, 16, 2, 7, 30), cfg.TextTower(16, 1, 16, 2, 2000, 8, 16)),
+        text=cfg.Text(str(EMOJI / "sentencepiece.model")),
+        data=cfg.Data(str(EMOJI / "train-00001.tar"), batch_size=8),
+        train=cfg.Train(duration="2 steps", log_every=1, checkpoint_every=1),
+        seed=5,
+    )
+
+
+def start(config, **init) -> siglip.Params:
+    mesh = meshes.make_mesh(cfg.Mesh(2, 4))
+    return initial.initial_params(dataclasses.replace(config, init=cfg.Init(**init)), mesh)
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_nothing_is_given(config):
+    assert start(config) is None
+
+
+def test_both_towers_or_one(config, workdir):
+    theirs, fresh = load(workdir).params, siglip.init(config.model, config.seed)
+    whole = start(config, model=str(workdir))
+    assert equal(whole, theirs)
+    image = start(config, image=str(workdir))
+    assert equal(image["img"], theirs["img"]) and equal(image["txt"], fresh["txt"])
+    assert image["t"] == fresh["t"] and image["b"] == fresh["b"]
+    text = start(config, text=f"{workdir}:txt")
+    assert equal(text["txt"], theirs["txt"]) and equal(text["img"], fresh["img"])
+
+
+def test_another_resolution(config, workdir):
+    larger = dataclasses.replace(config.model.image, image_size=56)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, image=larger))
+    params = start(config, model=str(workdir))
+    expected = load(workdir, image_size=56).params
+    assert params["img"]["pos_embedding"].shape == (1, 64, 16)
+    assert equal(params, expected)
+
+
+def test_what_does_not_fit_is_told(config, workdir):
+    wider = dataclasses.replace(config.model.image, mlp_dim=32)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, image=wider))
+    with pytest.raises(cfg.UserError, match=r"its image\.mlp_dim is 16, .*mlp_dim=32; make them"):
+        start(other, image=str(workdir))
+    with pytest.raises(cfg.UserError, match="nowhere"):
+        start(config, model="nowhere")
+
+
+def test_a_frozen_tower_is_the_same_at_the_end(config, workdir, tmp_path):
+    """Locked-image tuning: the text tower learns to read a given image tower."""
+    config = dataclasses.replace(
+        config, init=cfg.Init(image=str(workdir)),
+        optimizer=cfg.Optimizer(frozen=(("img/.*", 1.0),)),
+    )  # fmt: skip
+    loop.train(config, tmp_path)
+    before, after = load(workdir).params, load(tmp_path).params
+    assert equal(after["img"], before["img"])
+    assert not equal(after["txt"], siglip.init(config.model, config.seed)["txt"])
+    table = (tmp_path / loop.PARAMETERS).read_text().splitlines()
+    assert len(table) == 1 + len(jax.tree.leaves(after))
+    assert all(("frozen" in line) == line.startswith("img/") for line in table[1:])
+
+
+def test_a_run_that_averages_is_used_by_its_average(config, tmp_path):
+    config = dataclasses.replace(config, optimizer=cfg.Optimizer(learning_rate=0.1, ema=0.5))
+    final = loop.train(config, tmp_path)
+    assert equal(load(tmp_path).params, final.ema) and not equal(final.ema, final.params)
+    resumed = loop.train(config, tmp_path)  # nothing left to do
+    assert equal(resumed.ema, final.ema)
+
+
+def test_a_trace_and_epochs(config, tmp_path):
+    data = dataclasses.replace(config.data, batch_size=256)
+    train = cfg.Train(duration="1.5 epochs", log_every=1, profile="1-2")
+    loop.train(dataclasses.replace(config, data=data, train=train), tmp_path)
+    samples = 1151  # of this shard
+    assert len(read_lines(tmp_path / JSONL)) == round(1.5 * samples / 256)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
