@@ -66,7 +66,7 @@ def _parse(values, argv: list[str]) -> list[str]:
     except (KeyError, AttributeError) as error:
         raise UserError(
             f"unknown field in a --config override: {_one_line(error)}; "
-            "siglip/config.py lists all fields"
+            "--help lists all fields"
         ) from None
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
@@ -111,7 +111,7 @@ def _help(argv: Sequence[str]) -> str:
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """`(name, value, comment in config.py)` of every field of a configuration."""
+    """`(name, value, comment in the schema)` of every field of a configuration."""
     source = inspect.getsource(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import os
 import subprocess
 import sys
@@ -149,6 +150,17 @@ def test_mistakes_of_train(tmp_path, args, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_the_fields_of_a_recipe():
+    done = python("train.py", "--config=configs/siglip_b16.py:384", "--config.seed=7", "--help")
+    assert done.returncode == 0 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert any(re.fullmatch(r"  model\.image\.image_size +384  # pixels; .*", x) for x in lines)
+    assert any(re.fullmatch(r"  model\.remat +'none'  # .* one of none, dots, .*", x) for x in lines)
+    assert any(re.fullmatch(r"  seed +7", x) for x in lines)
+    done = python("train.py", "--help")
+    assert done.returncode == 0 and "--config RECIPE --help" in done.stdout
 
 
 def test_train_and_eval_are_commands(tmp_path):

@@ -1,0 +1,41 @@
+"""The configuration of a run as frozen dataclasses, and every rule that crosses fields.
+
+A recipe in `configs/` builds a `Config` and returns it as a `ConfigDict`, so that flags can
+override any field; `from_dict` turns the result back into the typed form and rejects what it does
+not know. Nothing here knows a configuration library, or JAX.
+"""
+
+from siglip.config.errors import UserError, check_word, did_you_mean
+from siglip.config.rules import validate
+from siglip.config.schema import (
+    ATTENTION,
+    CLEAN,
+    OPTIMIZERS,
+    REMAT,
+    RESIZE,
+    RGB,
+    SCHEDULES,
+    UNITS,
+    Config,
+    Data,
+    Evaluation,
+    Image,
+    ImageTower,
+    Init,
+    Loss,
+    Mesh,
+    Model,
+    Optimizer,
+    Rules,
+    Text,
+    TextTower,
+    Train,
+)
+from siglip.config.values import differences, duration, from_dict, to_dict, window
+
+__all__ = [
+    "ATTENTION", "CLEAN", "OPTIMIZERS", "REMAT", "RESIZE", "RGB", "SCHEDULES", "UNITS", "Config",
+    "Data", "Evaluation", "Image", "ImageTower", "Init", "Loss", "Mesh", "Model", "Optimizer",
+    "Rules", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
+    "differences", "duration", "from_dict", "to_dict", "validate", "window",
+]  # fmt: skip

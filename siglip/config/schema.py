@@ -1,0 +1,224 @@
+"""Every field of a run, with its default; and what fields of words may hold."""
+
+import dataclasses
+
+# What fields of words may hold, and what it means.
+CLEAN = {
+    "none": "the text as it is",
+    "lower": "lower case",
+    "lower_ascii": "A to Z in lower case, other letters as they are (big_vision)",
+    "strip_punctuation": "lower case, no punctuation, single spaces (transformers, SigLIP 1)",
+    "canonicalize": "ftfy, HTML entities, `_` as space, then strip_punctuation (OpenCLIP)",
+}
+RESIZE = {
+    "bicubic": "Pillow's, antialiased",
+    "bilinear": "Pillow's, antialiased",
+    "torch_bicubic": "torchvision's, antialiased (transformers, SigLIP 1)",
+    "torch_bilinear": "torchvision's, antialiased (transformers, SigLIP 2)",
+    "tf_bilinear": "TensorFlow's, without antialias, truncated to 8 bits (big_vision)",
+}
+RGB = {
+    "on_white": "transparent pixels on white, then resized",
+    "drop_alpha": "transparency of files dropped, else on white, then resized (transformers)",
+    "after_resize": "resized in its own mode, then transparency dropped (OpenCLIP)",
+    "tensorflow": "as tf.io.decode_image: fast DCT, transparency dropped (big_vision)",
+}
+REMAT = {
+    "none": "no products, only what lies between them (on CPU nothing)",
+    "dots": "all but the results of products with weights and of attention kernels",
+    "full": "all of a block but what goes into it",
+    "offload": "as dots, and those results wait in the host's memory",
+}
+ATTENTION = {
+    "auto": "splash or cudnn where they run and pay, else xla",
+    "xla": "products and softmax; scores are written to memory",
+    "splash": "the TPU kernel that keeps scores on the chip",
+    "cudnn": "the GPU kernel that does",
+}
+OPTIMIZERS = {
+    "adamw": "Adam with decoupled decay",
+    "adafactor": "with factored second moments, as for ScalingViT",
+    "lion": "sign of an interpolated momentum",
+}
+SCHEDULES = {
+    "cosine": "to 0 along half a cosine",
+    "linear": "to 0 along a line",
+    "rsqrt": "with the reciprocal square root of time, then the cooldown",
+    "constant": "as it is, then the cooldown",
+}
+UNITS = ("steps", "examples", "epochs", "%")
+
+Rules = tuple[tuple[str, float], ...]  # (pattern of parameter paths, value); the first match counts
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTower:
+    """Vision transformer; its embedding has `width` dimensions."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    patch_size: int  # pixels
+    image_size: int  # pixels; what does not fill a patch at the right and bottom is dropped
+    pool: str = "map"  # attention with a learned probe; "mean": of the tokens (timm's GAP trunks)
+    gelu: str = "tanh"  # as trained; "erf": as OpenCLIP and timm run some of the same weights
+    attention: str = "auto"  # how scores are computed; one of ATTENTION
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTower:
+    """Bidirectional transformer pooled at its last position."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    vocab_size: int
+    length: int  # tokens; every text is padded or cut to exactly this
+    out_dim: int  # of the linear head; 0: no head (one released model has none)
+    gelu: str = "tanh"
+    attention: str = "auto"
+    # Tokens are looked up in so many dimensions and then projected to `width`: a bottleneck that
+    # makes large vocabularies cheap (96 in arXiv 2303.15343). 0: `width`, and no projection.
+    embedding_dim: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.length
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Two towers; a checkpoint of one tower alone has None for the other."""
+
+    image: ImageTower | None
+    text: TextTower | None
+    temperature_init: float = 10.0  # stored as its logarithm
+    bias_init: float = -10.0
+    dtype: str = "float32"  # of matrix products; parameters and loss are always float32
+    remat: str = "none"  # what the backward pass computes again; one of REMAT
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """How a caption becomes token ids. Belongs to the model: saved with every checkpoint."""
+
+    tokenizer: str = ""  # path of a SentencePiece model, or of a tokenizer.json
+    pad_id: int = 1  # SigLIP 1 pads with the end-of-sentence id, SigLIP 2 with 0
+    clean: str = "lower"  # before tokenising; one of CLEAN
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """How a picture becomes pixels in [-1, 1]. Belongs to the model like `Text`."""
+
+    resize: str = "bicubic"  # to the square, whatever the picture's shape; one of RESIZE
+    rgb: str = "on_white"  # how a picture of another mode becomes RGB; one of RGB
+    upright: bool = True  # turn a file's picture as its EXIF orientation says
+    mean: float = 0.5
+    std: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    train: str = ""  # tar shards: a path, brace range "a-{000..007}.tar" or glob
+    batch_size: int = 256  # global: over all devices and hosts
+    crop_min_area: float = 0.9  # random resized crop keeps at least this share; 1.0: whole image
+    flip: bool = False  # off: captions can say left and right
+    cache_mb: int = 0  # keep decoded pictures in memory up to this size
+    threads: int = 4  # per host, reading and decoding
+    prefetch: int = 8  # batches made ahead of the step
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Durations are such as "20000 steps", "200M examples", "3 epochs" or "5 %" of the run.
+
+    Decay follows the schedule but not the learning rate, as in big_vision, unless
+    `decay_times_rate`: `weight_decay=1e-4` with `learning_rate=1e-3` is what torch calls
+    `weight_decay=0.1`.
+    """
+
+    name: str = "adamw"  # one of OPTIMIZERS
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.95  # of adafactor: the highest it rises to; Lion's paper has 0.99
+    momentum_dtype: str = "float32"  # or "bfloat16"
+    weight_decay: float = 1e-4  # per step at the schedule's peak
+    decay_times_rate: bool = False  # multiply it by the learning rate, as torch does
+    grad_clip: float = 1.0  # norm of the gradients of all parameters that are not frozen; 0: off
+    schedule: str = "cosine"  # one of SCHEDULES
+    warmup: str = "0 steps"  # linearly from 0
+    cooldown: str = "0 steps"  # linearly to 0, at the end
+    timescale: str = "10000 steps"  # of rsqrt
+    # Patterns match whole paths, such as "img/encoder/blocks/mlp/fc1/kernel".
+    frozen: Rules = ()  # 1 for parameters that stay as they are; others: 0
+    rate_multipliers: Rules = ()  # others: 1
+    # Kernels: not t, b, biases, LayerNorm, embeddings, position embeddings or the probe.
+    decay_multipliers: Rules = ((".*kernel", 1.0),)  # others: 0
+    ema: float = 0.0  # share that a moving average of the parameters keeps each step; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Released models, files or workdirs that parameters start from; all others are drawn."""
+
+    model: str = ""  # both towers, temperature and bias
+    image: str = ""  # the image tower alone
+    text: str = ""  # the text tower alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    name: str = "sigmoid"  # or "softmax", CLIP's, which has no bias
+    dtype: str = "float32"  # in which embeddings are exchanged and multiplied; or "bfloat16"
+    tile: int = 0  # pairs are scored in blocks of at most tile x tile; 0: chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    duration: str = "1000 steps"  # or examples, epochs
+    microbatches: int = 1  # slices in which the towers run; the loss always sees the whole batch
+    log_every: int = 50  # steps
+    checkpoint_every: int = 1000  # steps; the last step is always saved
+    keep_checkpoints: int = 2
+    profile: str = ""  # "100-110": write a trace of these steps for xprof into the workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices as a ("data", "fsdp") grid: batches use both axes, parameters the second."""
+
+    data: int = -1  # -1: what `fsdp` leaves
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    data: str = ""  # tar shards of labelled pictures
+    label: str = "name"  # field of a sample's JSON that holds its class name
+    template: str = "{}"
+    batch_size: int = 256
+    # Also score copying the nearest training picture: for training sets that are read in seconds.
+    pixel_nn: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: Model
+    text: Text = Text()
+    image: Image = Image()
+    data: Data = Data()
+    loss: Loss = Loss()
+    init: Init = Init()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    mesh: Mesh = Mesh()
+    eval: Evaluation = Evaluation()
+    seed: int = 0
