@@ -65,8 +65,7 @@ def _parse(values, argv: list[str]) -> list[str]:
         raise UserError(_one_line(error)) from None
     except (KeyError, AttributeError) as error:
         raise UserError(
-            f"unknown field in a --config override: {_one_line(error)}; "
-            "--help lists all fields"
+            f"unknown field in a --config override: {_one_line(error)}; --help lists all fields"
         ) from None
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
@@ -78,9 +77,11 @@ def config_of(recipe: str, overrides: Sequence[str] = ()) -> Config:
     from absl import flags
     from ml_collections import config_flags
 
-    values = flags.FlagValues()
-    flag = config_flags.DEFINE_config_file("config", None, "Recipe.", flag_values=values)
-    _parse(values, ["siglip", f"--config={recipe}", *overrides])
+    values, argv = flags.FlagValues(), ["siglip", f"--config={recipe}", *overrides]
+    flag = config_flags.DEFINE_config_file(
+        "config", None, "Recipe.", flag_values=values, sys_argv=argv
+    )
+    _parse(values, argv)
     return read_config(flag)
 
 

@@ -300,14 +300,16 @@ def largest_temporaries(dump: str, count: int = 5) -> list[tuple[str, str, int]]
     folder = pathlib.Path(dump)
     (assignment,) = folder.glob("*jit_*after_optimizations-buffer-assignment.txt")
     allocations = re.split(r"^allocation ", assignment.read_text(), flags=re.MULTILINE)
-    # The first of them is in the main memory, others in on-chip memories.
-    temporary = next((a for a in allocations if "preallocated-temp" in a.partition("\n")[0]), "")
     (program,) = folder.glob("*jit_*after_optimizations.txt")
     operations = dict(re.findall(r'%([\w.-]+) = .*op_name="([^"]*)"', program.read_text()))
-    buffers: dict[str, tuple[int, bool, str, str]] = {}
-    for name, size, offset, shape in _BUFFER.findall(temporary):
-        value = int(size), name in operations, operations.get(name, name), shape
-        buffers[offset] = max(buffers.get(offset, value), value)
+    buffers: dict[tuple[str, str], tuple[int, bool, str, str]] = {}
+    for allocation in allocations[1:]:
+        head, _, values = allocation.partition("\n")
+        if re.search("parameter|constant|thread-local|color", head):  # a color: on the chip
+            continue
+        for name, size, offset, shape in _BUFFER.findall(values):
+            value = int(size), name in operations, operations.get(name, name), shape
+            buffers[head, offset] = max(buffers.get((head, offset), value), value)
     rows = sorted(buffers.values(), reverse=True)[:count]
     return [(name, shape, size) for size, _, name, shape in rows]
 

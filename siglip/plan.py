@@ -214,45 +214,40 @@ def search(
       tell: called with every plan tried.
     """
     best = last = None
-    for candidates in _ways(config, topology, slices):
-        for plan in candidates:
-            tell(plan)
-            last = plan
-            if plan.fits:
-                best = min(best or plan, plan, key=lambda p: (p.step_seconds, p.traffic))
-        # What computes more again cannot be faster, unless it moves less memory.
-        if best is not None and best.memory_seconds <= best.compute_seconds:
-            return best
+    for sliced in (False, True):
+        for remat in ("none", "dots", "full"):
+            if best and executed_per_pair(_with(config, remat, 1 + sliced)) > executed_per_pair(
+                best.config
+            ):
+                return best
+            for last in _tries(config, topology, slices, remat, sliced):
+                tell(last)
+                if last.fits:
+                    best = min(best or last, last, key=lambda p: (p.step_seconds, p.traffic))
     return best or last
 
 
-def _ways(config: cfg.Config, topology: str, slices: int) -> Iterator[Iterator[Plan]]:
-    """Plans in groups that compute as much again; a group ends with the first of it that fits."""
+def _with(config: cfg.Config, remat: str, microbatches: int) -> cfg.Config:
+    model = dataclasses.replace(config.model, remat=remat)
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    return dataclasses.replace(config, model=model, train=train)
 
-    def of(remat: str, microbatches: int) -> cfg.Config:
-        model = dataclasses.replace(config.model, remat=remat)
-        train = dataclasses.replace(config.train, microbatches=microbatches)
-        return dataclasses.replace(config, model=model, train=train)
 
-    def once(remat: str) -> Iterator[Plan]:
-        yield make_plan(of(remat, 1), topology, slices)
-
-    def sliced(remat: str) -> Iterator[Plan]:
-        microbatches, pairs = 2, 2
-        while microbatches <= pairs and pairs % microbatches == 0:
-            yield (plan := make_plan(of(remat, microbatches), topology, slices))
-            if plan.fits or plan.memory.get("temporaries") is None:
-                return
-            pairs = plan.pairs
-            lacking = plan.memory["temporaries"] / max(1, plan.peak.usable_hbm)
-            microbatches *= 2
-            while lacking > 2 and microbatches < pairs:  # activations shrink with the slices
-                microbatches, lacking = 2 * microbatches, lacking / 2
-
-    for remat in ("none", "dots", "full"):
-        yield once(remat)
-    for remat in ("none", "dots", "full"):
-        yield sliced(remat)
+def _tries(
+    config: cfg.Config, topology: str, slices: int, remat: str, sliced: bool
+) -> Iterator[Plan]:
+    """Plans with one microbatch, or with ever more until one fits."""
+    microbatches, pairs = 1 + sliced, 1 + sliced
+    while microbatches <= pairs:
+        yield (plan := make_plan(_with(config, remat, microbatches), topology, slices))
+        if plan.fits or not sliced:
+            return
+        pairs = plan.pairs
+        # Activations shrink with the slices: those that cannot fit are not tried.
+        lacking = plan.memory.get("temporaries", 0) / plan.peak.usable_hbm
+        microbatches *= 2
+        while lacking > 2 and microbatches < pairs:
+            microbatches, lacking = 2 * microbatches, lacking / 2
 
 
 def render(plan: Plan, name: str) -> str:

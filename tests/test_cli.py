@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 
@@ -157,7 +157,9 @@ def test_help_lists_the_fields_of_a_recipe():
     assert done.returncode == 0 and not done.stderr
     lines = done.stdout.splitlines()
     assert any(re.fullmatch(r"  model\.image\.image_size +384  # pixels; .*", x) for x in lines)
-    assert any(re.fullmatch(r"  model\.remat +'none'  # .* one of none, dots, .*", x) for x in lines)
+    assert any(
+        re.fullmatch(r"  model\.remat +'none'  # .* one of none, dots, .*", x) for x in lines
+    )
     assert any(re.fullmatch(r"  seed +7", x) for x in lines)
     done = python("train.py", "--help")
     assert done.returncode == 0 and "--config RECIPE --help" in done.stdout

@@ -1,27 +1,18 @@
 """What a recipe computes for a pair."""
 
-import re
-
 import jax
 
 from siglip import config as cfg
 from siglip.model import flops, siglip
-from siglip.parallel.sharding import tree_path
+from siglip.training import rules
 
 
 def trained_towers(c: cfg.Config) -> tuple[str, ...]:
-    """ "image" and "text", without those of which every parameter is frozen."""
+    """Of "image" and "text" those that are not frozen as a whole."""
     shapes = jax.eval_shape(lambda: siglip.init(c.model))
-
-    def frozen(path: str) -> float:
-        return next((v for p, v in c.optimizer.frozen if re.fullmatch(p, path)), 0)
-
-    paths = [tree_path(path) for path, _ in jax.tree.leaves_with_path(shapes)]
-    return tuple(
-        tower
-        for tower, key in (("image", "img/"), ("text", "txt/"))
-        if not all(frozen(path) for path in paths if path.startswith(key))
-    )
+    stays = rules.match(c.optimizer.frozen, shapes, 0)
+    towers = {"image": "img", "text": "txt"}
+    return tuple(name for name, key in towers.items() if not all(jax.tree.leaves(stays[key])))
 
 
 def flops_per_pair(c: cfg.Config) -> int:
@@ -30,8 +21,11 @@ def flops_per_pair(c: cfg.Config) -> int:
 
 
 def executed_per_pair(c: cfg.Config) -> int:
-    """`flops_per_pair` with what is computed again: in microbatches all of a trained tower, under
-    `remat` its blocks, or ("dots") the attention scores alone."""
+    """`flops_per_pair` with what is computed again.
+
+    In microbatches that is all of a trained tower, and under `remat` its blocks ("full") or their
+    attention ("dots").
+    """
     towers = {"image": flops.image_forward, "text": flops.text_forward}
     total = flops_per_pair(c)
     for name in trained_towers(c):

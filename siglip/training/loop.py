@@ -164,7 +164,7 @@ def _steps(
     previous: Metrics | None = None
     with contextlib.closing(profile):
         while done < run.total:
-            profile.before_step(done)
+            profile.before_step(done, train_state)
             with watch("steps"):
                 train_state, values = train_step(train_state, batch)
                 data_state = batches.get_state()
@@ -190,16 +190,17 @@ class Profile:
         self._first, self._last = window or (0, 0)
         self._folder, self._running = folder, False
 
-    def before_step(self, done: int) -> None:
+    def before_step(self, done: int, train_state: state.TrainState) -> None:
         if done + 1 == self._first:
+            jax.block_until_ready(train_state)  # the steps before it do not belong to it
             jax.profiler.start_trace(self._folder)
             self._running = True
         elif done == self._last:
+            jax.block_until_ready(train_state)
             self.close()
 
     def close(self) -> None:
         if self._running:
-            jax.effects_barrier()
             jax.profiler.stop_trace()
         self._running = False
 

@@ -35,11 +35,27 @@ def make_optimizer(c: cfg.Config, samples: int | None = None) -> optax.GradientT
         )
 
     return optax.chain(
-        optax.clip_by_global_norm(o.grad_clip) if o.grad_clip else optax.identity(),
+        _clip(o.grad_clip) if o.grad_clip else optax.identity(),
         _direction(o),
         optax.stateless(weigh),
         optax.scale_by_schedule(lambda step: -schedule(step)),
     )
+
+
+def _clip(norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` by a factor, which fuses with what follows.
+
+    Optax divides every gradient, and XLA on CPU writes the quotients to memory: the update took 1.6
+    times as long.
+    """
+
+    def clip(grads: optax.Updates, params: optax.Params) -> optax.Updates:
+        del params
+        total = optax.tree.norm(grads)
+        factor = norm / jnp.maximum(total, norm)
+        return jax.tree.map(lambda g: factor * g, grads)
+
+    return optax.stateless(clip)
 
 
 def _direction(o: cfg.Optimizer) -> optax.GradientTransformation:

@@ -19,7 +19,6 @@ from siglip.model import attention, layers, siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 
-_TOWERS = {"img": "image", "txt": "text"}
 _BLOCKS, _TABLE = "encoder/blocks/", "embedding"
 Encode = Callable[[siglip.Params, jax.Array], jax.Array]
 
@@ -54,6 +53,8 @@ def make_tower(c: cfg.Config, mesh: Mesh, name: str) -> Encode:
 
         return in_slices(encode, rows, c.train.microbatches)
 
+    if mesh.size == 1:  # the sum over devices would copy all gradients
+        return one_device
     rows = PartitionSpec(meshes.AXES)
     # Unchecked: kernels do not say over which axes their results vary. The transpose of a
     # replicated parameter is then one sum over devices, after all microbatches.
