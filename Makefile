@@ -38,7 +38,7 @@ quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 C
 	$(BIN)/python eval.py --workdir $(WORKDIR)
 
 test: $(VENV)/.installed-dev  ## the tests: minutes, no network
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev  ## ruff and the direction of imports
 	$(BIN)/ruff check .
@@ -59,6 +59,7 @@ bench: $(VENV)/.installed  ## time the training step, the loss and inference on 
 	$(BIN)/python -m benchmarks.start
 
 plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do they fit (half an hour)
+	$(BIN)/python -m pytest -m slow tests/test_plan.py
 	$(BIN)/python -m benchmarks.plans
 
 clean:  ## remove caches; runs/ and .venv stay

@@ -45,6 +45,7 @@ def small(**changes) -> cfg.Config:
     return cfg.from_dict(cfg.to_dict(dataclasses.replace(config, **changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.tpu_compiler
 def test_a_recipe_of_table_1():
     """B/16 at 224 pixels with 16 tokens, 32,768 pairs on 32 TPU v4 chips."""
@@ -75,6 +76,11 @@ def test_two_slices_and_sharded_parameters():
     made = plan.make_plan(config, "v5e:2x2", slices=2)
     facts = made.to_json()
     assert made.fits and made.devices == 8 and facts["slices"] == 2
+    assert set(facts) >= KEYS and facts["hbm_limit_gib"] == 15.75
+    assert facts["hbm_gib"] == pytest.approx(sum(facts["memory_gib"].values()), abs=0.01)
+    assert facts["step_seconds_bound"] >= facts["compute_seconds"] > 0
+    text = plan.render(made, "small")
+    assert "fits: " in text and "all-gather" in text and "at best" in text
     parameters = 4 * siglip.count(jax.eval_shape(lambda: siglip.init(config.model)))
     assert parameters / 4 < made.memory["parameters"] < 0.3 * parameters
     # Six kernels of two blocks of both towers: forward, again and back in four microbatches.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from siglip import config as cfg
-from siglip.model import siglip
+from siglip.model import presets, siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.training import optimizer, state, step, towers
@@ -22,9 +22,9 @@ def all_large(monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 16)
 
 
-def wide(tiny_config, **optimizer) -> cfg.Config:
+def wide(tiny_config, depth=1, **optimizer) -> cfg.Config:
     """Widths that 8 devices divide."""
-    tower = dict(width=32, depth=2, mlp_dim=64, heads=4)
+    tower = dict(width=32, depth=depth, mlp_dim=64, heads=4)
     model = cfg.Model(
         cfg.ImageTower(**tower, patch_size=7, image_size=30),
         cfg.TextTower(**tower, vocab_size=2000, length=6, out_dim=32),
@@ -68,8 +68,6 @@ def test_parameters_over_eight_devices_equal_one(tiny_config, all_large, name):
 def test_bytes_of_a_device_fall_to_an_eighth():
     """At full size, as the rule shards it, for each optimizer."""
     for name, model in (("adamw", "siglip-b16-256"), ("adafactor", "siglip-so400m14-384")):
-        from siglip.model import presets
-
         config = cfg.Config(presets.get(model), optimizer=cfg.Optimizer(name=name))
         tx = optimizer.make_optimizer(config)
         one, eight = (
@@ -91,8 +89,9 @@ def loss_and_gradients(config, shape=(1, 1)):
     return value, grads
 
 
-@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    "remat,shape", [("dots", (2, 2)), ("full", (1, 1)), ("full", (2, 2)), ("offload", (1, 1))]
+)
 def test_what_is_recomputed_changes_nothing(tiny_config, all_large, remat, shape):
     config = wide(tiny_config)
     value, grads = loss_and_gradients(config)
@@ -114,12 +113,12 @@ def collectives(config, shape) -> str:
 
 
 def test_blocks_are_gathered_one_at_a_time_and_in_bfloat16(tiny_config, all_large):
-    config = wide(tiny_config)
+    config = wide(tiny_config, depth=2)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
     text = collectives(config, (2, 4))
     gathers = [line for line in text.splitlines() if '"stablehlo.all_gather"' in line]
     blocks = [line for line in gathers if "bf16" in line]
-    assert len(blocks) >= 6, "kernels of a block"
+    assert len(blocks) >= 6, "of a block's kernels"
     assert not any("tensor<2x32x" in line for line in gathers), "both blocks gathered at once"
     scatters = text.count('"stablehlo.reduce_scatter"')
     assert scatters >= len(set(blocks)), "gradients are not scattered"
@@ -138,7 +137,7 @@ def test_replicated_parameters_meet_once(tiny_config):
 
 def test_frozen_parameters_do_not_move_by_a_bit(tiny_config):
     config = wide(tiny_config, frozen=SOME)
-    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:2])
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
     before = siglip.init(config.model, config.seed)
     after, history = run(config, mesh, 3)
     for path, x in jax.tree.leaves_with_path(after.params):

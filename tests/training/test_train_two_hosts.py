@@ -12,6 +12,8 @@ from siglip.parallel.hosts import ADDRESS, COUNT, INDEX
 from tests.conftest import ROOT
 from tests.parallel.test_hosts import free_address
 
+pytestmark = pytest.mark.xdist_group("test_train_two_hosts")
+
 
 def start(workdir, devices: int, **variables) -> subprocess.Popen:
     command = [
