@@ -17,6 +17,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     config = entry.read_config(CONFIG)
+    from siglip.parallel import hosts
+
+    hosts.join()
     from siglip.training import loop
 
     loop.train(config, WORKDIR.value)

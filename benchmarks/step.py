@@ -1,6 +1,7 @@
 """Time the training step, turn by turn with PyTorch's where it is installed.
 
-    python -m benchmarks.step [--steps=8]                      # B/16-256
+    python -m benchmarks.step [--steps=8]       # B/16-256 in float32, as on CPUs
+    python -m benchmarks.step --config benchmarks/b16_256.py:bfloat16     # as on GPUs
     python -m benchmarks.step --config configs/quickstart.py --steps=50 [--config.FIELD=VALUE ...]
 
 Prints one JSON object. Data are random and on the device: what is timed is the step, not the input
@@ -28,10 +29,10 @@ from ml_collections import config_flags
 from benchmarks import peers
 from siglip import config as cfg
 from siglip import entry
-from siglip.model import flops
 from siglip.parallel import mesh as meshes
 from siglip.parallel.peaks import peak
 from siglip.training import optimizer, state, step
+from siglip.training.cost import flops_per_pair
 
 CONFIG = config_flags.DEFINE_config_file("config", "benchmarks/b16_256.py", "Recipe.")
 STEPS = flags.DEFINE_integer("steps", 8, "How many steps to time.", lower_bound=1)
@@ -95,7 +96,7 @@ def measured_peak() -> float:
 
 def rates(config: cfg.Config, seconds: float, devices: int) -> dict[str, float]:
     """TFLOP/s per device, and as shares of what it could do; none for CPUs."""
-    each = flops.train_per_pair(config.model) * config.data.batch_size / seconds / devices
+    each = flops_per_pair(config) * config.data.batch_size / seconds / devices
     report = {"tflops": round(each / 1e12, 3)}
     if jax.default_backend() == "cpu":
         return report

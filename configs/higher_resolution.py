@@ -8,6 +8,7 @@ The argument is the model to arrive at. Position embeddings are resized from tho
 
 import dataclasses
 
+from siglip import config as cfg
 from siglip import recipes
 
 OPTIMIZER = dataclasses.replace(
@@ -17,4 +18,6 @@ OPTIMIZER = dataclasses.replace(
 
 def get_config(name: str = "siglip-b16-384"):
     fsdp = 16 if "so400m" in name or "g-opt" in name else 1
-    return recipes.recipe(name, OPTIMIZER, duration="5B examples", fsdp=fsdp)
+    return recipes.recipe(
+        name, OPTIMIZER, init=cfg.Init(model=cfg.REQUIRED), duration="5B examples", fsdp=fsdp
+    )

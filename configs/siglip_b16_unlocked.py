@@ -9,6 +9,7 @@ decay: with decay their quality deteriorates (Figure 4).
 
 import dataclasses
 
+from siglip import config as cfg
 from siglip import recipes
 from siglip.model import presets
 
@@ -21,4 +22,10 @@ OPTIMIZER = dataclasses.replace(
 
 
 def get_config():
-    return recipes.recipe(MODEL, OPTIMIZER, duration="2.4B examples", batch_size=16_384)
+    return recipes.recipe(
+        MODEL,
+        OPTIMIZER,
+        init=cfg.Init(image=cfg.REQUIRED),
+        duration="2.4B examples",
+        batch_size=16_384,
+    )

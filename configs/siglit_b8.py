@@ -20,4 +20,6 @@ OPTIMIZER = dataclasses.replace(recipes.LION, frozen=(("img/.*", 1),))
 
 
 def get_config():
-    return recipes.recipe(MODEL, OPTIMIZER, duration="65000 steps")
+    return recipes.recipe(
+        MODEL, OPTIMIZER, init=cfg.Init(image=cfg.REQUIRED), duration="65000 steps"
+    )

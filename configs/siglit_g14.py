@@ -20,4 +20,11 @@ OPTIMIZER = dataclasses.replace(recipes.LION, frozen=(("img/.*", 1),), warmup="2
 
 
 def get_config():
-    return recipes.recipe(MODEL, OPTIMIZER, duration="107000 steps", batch_size=20_480, fsdp=4)
+    return recipes.recipe(
+        MODEL,
+        OPTIMIZER,
+        init=cfg.Init(image=cfg.REQUIRED),
+        duration="107000 steps",
+        batch_size=20_480,
+        fsdp=4,
+    )

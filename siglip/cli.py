@@ -21,12 +21,19 @@ def main(argv: list[str] | None = None) -> None:
     for add in (_add_classify, _add_embed, _add_convert, _add_models, _add_plan):
         add(verbs)
     args, rest = parser.parse_known_args(argv)
+    # As absl has it in train.py, a value may stand behind its flag.
+    while (i := next((i for i, x in enumerate(rest[:-1]) if _lacks_value(x)), None)) is not None:
+        rest[i : i + 2] = [f"{rest[i]}={rest[i + 1]}"]
     if rest and not (args.verb == "plan" and all(x.startswith("--config.") for x in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     environment.calm_libtpu()
     with user_errors():
         args.run(args)
+
+
+def _lacks_value(word: str) -> bool:
+    return word.startswith("--config.") and "=" not in word
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
@@ -247,5 +254,5 @@ def _plan(args: argparse.Namespace) -> None:
         result = plan.make_plan(config, args.topology, args.slices)
     print(json.dumps(result.to_json()) if args.json else plan.render(result, args.config))
     if not result.fits:
-        print(f"does not fit: {result.problem}; {plan.remedy(result)}", file=sys.stderr)
+        print(f"does not fit: {plan.remedy(result, args.auto)}", file=sys.stderr)
         sys.exit(3)

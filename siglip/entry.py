@@ -34,8 +34,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
     """Parse absl flags, then call `main`; `interrupted` is what an interrupt prints."""
     from absl import app, flags, logging
 
-    from siglip.parallel import hosts
-
     def parse(argv: list[str]) -> list[str]:
         with user_errors():
             if any(arg in ("-h", "--help", "-help") for arg in argv):
@@ -48,7 +46,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> None:
 
     def guarded_main(_: list[str]) -> None:
         with user_errors(interrupted):
-            hosts.join()
             main()
 
     environment.calm_libtpu()
@@ -62,6 +59,9 @@ def _parse(values, argv: list[str]) -> list[str]:
     try:
         rest = values(argv)
     except flags.Error as error:
+        text = str(error)
+        if "Traceback" in text:  # of the recipe: its last line says what is wrong
+            raise UserError(f"--config: {text.strip().splitlines()[-1]}") from None
         raise UserError(_one_line(error)) from None
     except (KeyError, AttributeError) as error:
         raise UserError(

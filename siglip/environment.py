@@ -4,12 +4,17 @@ import glob
 import os
 
 
+def on_tpu() -> bool:
+    """Whether this machine has TPUs."""
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
 def calm_libtpu() -> None:
     """Where libtpu is installed and no TPU: keep it from looking for one, at length and loudly.
 
     To be called before JAX looks for devices.
     """
-    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
+    if on_tpu():
         return
     for variable, value in {
         "TPU_SKIP_MDS_QUERY": "1",  # whom it would ask what machine this is

@@ -25,6 +25,7 @@ from siglip.training.schedule import total_steps
 from siglip.training.towers import attention_forms
 
 GIB = 2**30
+_FAILED = "the compiler failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Plan:
         return not self.problem
 
     @property
+    def failed(self) -> bool:
+        """The compiler stumbled: whether it fits is not known."""
+        return self.problem.startswith(_FAILED)
+
+    @property
     def pairs(self) -> int:
         """Of one device."""
         return self.config.data.batch_size // self.devices
@@ -70,8 +76,10 @@ class Plan:
         return (self.traffic or 0) / self.peak.hbm_bandwidth
 
     @property
-    def exchange_seconds(self) -> float:
-        """If the links did nothing else and nothing ran meanwhile; half of them send."""
+    def exchange_seconds(self) -> float | None:
+        """If nothing ran meanwhile: half of the links send. None over the network of slices."""
+        if self.slices > 1:
+            return None
         return sum(c.bytes for c in self.collectives) / (self.peak.interconnect / 2)
 
     @property
@@ -179,6 +187,8 @@ def make_plan(config: cfg.Config, topology: str, slices: int = 1) -> Plan:
         "program": sizes.generated_code_size_in_bytes,
     }
     program = hlo.Program.parse(compiled.as_text())
+    if loops := program.unknown_loops:
+        facts["whole"] += (f"{len(loops)} loops of unknown length count as one round",)
     plan = Plan(
         memory=memory, collectives=tuple(hlo.collectives(program)),
         traffic=hlo.memory_traffic(program), compile_seconds=seconds, **facts,
@@ -195,7 +205,7 @@ def _unfit(
         problem = f"needs {sum(memory.values()) / GIB:.1f} GiB of {used[1] / GIB:.2f}"
         largest = hlo.largest_temporaries(dump)
     else:
-        problem = f"the compiler failed: {message.splitlines()[0]}"
+        problem = f"{_FAILED}: {message.splitlines()[0]}"
     return Plan(
         memory=memory, problem=problem, largest=tuple(largest), compile_seconds=seconds, **facts
     )
@@ -216,14 +226,14 @@ def search(
     best = last = None
     for sliced in (False, True):
         for remat in ("none", "dots", "full"):
-            if best and executed_per_pair(_with(config, remat, 1 + sliced)) > executed_per_pair(
-                best.config
-            ):
+            again = executed_per_pair(_with(config, remat, 1 + sliced))
+            if best and again > 1.05 * executed_per_pair(best.config):
                 return best
             for last in _tries(config, topology, slices, remat, sliced):
                 tell(last)
-                if last.fits:
-                    best = min(best or last, last, key=lambda p: (p.step_seconds, p.traffic))
+            if last.fits:
+                best = min(best or last, last, key=lambda p: (p.step_seconds, p.traffic))
+                break  # to compute more again would not help
     return best or last
 
 
@@ -237,16 +247,16 @@ def _tries(
     config: cfg.Config, topology: str, slices: int, remat: str, sliced: bool
 ) -> Iterator[Plan]:
     """Plans with one microbatch, or with ever more until one fits."""
-    microbatches, pairs = 1 + sliced, 1 + sliced
-    while microbatches <= pairs:
+    microbatches = 1 + sliced
+    pairs = config.data.batch_size // len(tpu_devices(topology, slices))
+    while pairs % microbatches == 0:
         yield (plan := make_plan(_with(config, remat, microbatches), topology, slices))
         if plan.fits or not sliced:
             return
-        pairs = plan.pairs
         # Activations shrink with the slices: those that cannot fit are not tried.
         lacking = plan.memory.get("temporaries", 0) / plan.peak.usable_hbm
         microbatches *= 2
-        while lacking > 2 and microbatches < pairs:
+        while lacking > 2 and pairs % (2 * microbatches) == 0:
             microbatches, lacking = 2 * microbatches, lacking / 2
 
 
@@ -281,18 +291,24 @@ def render(plan: Plan, name: str) -> str:
         f"{c.data.batch_size * flops_per_pair(c) / 1e15:.2f} PFLOP a step"
     )
     if plan.traffic is not None:
+        seconds = plan.exchange_seconds
+        exchanging = "" if seconds is None else f" ({seconds:.3f} s exchanging)"
         lines += [
             f"time of a step, at least: {plan.compute_seconds:.3f} s computing, "
-            f"{plan.memory_seconds:.3f} s moving memory ({plan.exchange_seconds:.3f} s exchanging)",
+            f"{plan.memory_seconds:.3f} s moving memory{exchanging}",
             f"at best {plan.pairs_per_second:,.0f} pairs/s, {plan.days:.1f} days for "
             f"{plan.steps:,} steps",
         ]
     return "\n".join(lines)
 
 
-def remedy(plan: Plan) -> str:
-    """What to change where a plan does not fit."""
-    ways = ["--auto to search", "more chips", "a smaller data.batch_size"]
+def remedy(plan: Plan, searched: bool) -> str:
+    """Why a plan does not fit, and what to change."""
+    if plan.failed:
+        return f"{plan.problem}; try another layout (mesh.fsdp), topology or version of libtpu"
+    ways = ["more chips", "a smaller data.batch_size"]
     if plan.memory["parameters"] + plan.memory["optimizer"] > plan.peak.usable_hbm // 4:
-        ways.insert(1, f"a larger mesh.fsdp={plan.config.mesh.fsdp}")
-    return f"try {', '.join(ways)}"
+        ways.insert(0, f"a larger mesh.fsdp={plan.config.mesh.fsdp}")
+    if not searched:
+        ways.insert(0, "--auto to search")
+    return f"{plan.problem}; try {', '.join(ways)}"

@@ -31,6 +31,7 @@ def recipe(
     duration: str,
     batch_size: int = 32_768,
     loss: str = "sigmoid",
+    init: cfg.Init | None = None,
     fsdp: int = 1,
 ) -> ConfigDict:
     """A recipe with what all of them share: bfloat16 products, pictures squashed and left alone.
@@ -46,6 +47,7 @@ def recipe(
         text=cfg.Text(pad_id=0 if architecture.text.vocab_size == presets.GEMMA else 1),
         data=cfg.Data(batch_size=batch_size, crop_min_area=1.0, threads=64),
         loss=cfg.Loss(name=loss, dtype="bfloat16"),
+        init=init or cfg.Init(),
         optimizer=optimizer,
         train=cfg.Train(duration=duration, log_every=50, keep_checkpoints=3),
         mesh=cfg.Mesh(fsdp=fsdp),

@@ -92,6 +92,7 @@ def test_init_and_step_of_the_full_size(name):
 def test_the_published_recipes(name, examples, batch, optimizer):
     config = load(name)
     assert config.data.batch_size == batch
+    assert float(make_schedule(config)(total_steps(config) // 2)) == pytest.approx(0.5, abs=0.15)
     assert total_steps(config) * batch == pytest.approx(examples, rel=1e-3)
     o = config.optimizer
     assert (o.name, o.learning_rate, o.b1, o.b2, o.weight_decay) == optimizer

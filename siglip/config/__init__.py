@@ -12,6 +12,7 @@ from siglip.config.schema import (
     CLEAN,
     OPTIMIZERS,
     REMAT,
+    REQUIRED,
     RESIZE,
     RGB,
     SCHEDULES,
@@ -34,7 +35,8 @@ from siglip.config.schema import (
 from siglip.config.values import differences, duration, from_dict, to_dict, window
 
 __all__ = [
-    "ATTENTION", "CLEAN", "OPTIMIZERS", "REMAT", "RESIZE", "RGB", "SCHEDULES", "UNITS", "Config",
+    "ATTENTION", "CLEAN", "OPTIMIZERS", "REMAT", "REQUIRED", "RESIZE", "RGB",
+    "SCHEDULES", "UNITS", "Config",
     "Data", "Evaluation", "Image", "ImageTower", "Init", "Loss", "Mesh", "Model", "Optimizer",
     "Rules", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
     "differences", "duration", "from_dict", "to_dict", "validate", "window",

@@ -81,7 +81,11 @@ def validate(config: Config) -> Config:
         duration(values[f"optimizer.{name}"], f"config.optimizer.{name}")
     number, unit = duration(config.train.duration, "config.train.duration")
     require("train.duration", unit != "%" and number > 0, "must be above 0, and not a percentage")
-    require("train.profile", _is_window(config.train.profile), "must be such as 100-110, in steps")
+    require(
+        "train.profile",
+        _is_window(config.train.profile),
+        "must be such as 100-110, in steps from 1",
+    )
     require("init.model", not (config.init.model and (config.init.image or config.init.text)),
             "already has both towers; leave init.image and init.text empty")  # fmt: skip
     require("optimizer.ema", 0 <= config.optimizer.ema < 1, "must be in [0, 1)")
@@ -107,7 +111,7 @@ def validate(config: Config) -> Config:
 
 def _is_window(text: str) -> bool:
     match = re.fullmatch(r"(?:(\d+)-(\d+))?", text)
-    return bool(match) and (not text or int(match[1]) < int(match[2]))
+    return bool(match) and (not text or 1 <= int(match[1]) < int(match[2]))
 
 
 def _check_model(model: Model, require: Callable[[str, bool, str], None]) -> None:

@@ -27,7 +27,7 @@ REMAT = {
     "none": "no products, only what lies between them (on CPU nothing)",
     "dots": "all but the results of products with weights and of attention kernels",
     "full": "all of a block but what goes into it",
-    "offload": "as dots, and those results wait in the host's memory",
+    "offload": "attention kernels, and what lies between products; those wait in host memory",
 }
 ATTENTION = {
     "auto": "splash or cudnn where they run and pay, else xla",
@@ -163,6 +163,9 @@ class Optimizer:
     # Kernels: not t, b, biases, LayerNorm, embeddings, position embeddings or the probe.
     decay_multipliers: Rules = ((".*kernel", 1.0),)  # others: 0
     ema: float = 0.0  # share that a moving average of the parameters keeps each step; 0: none
+
+
+REQUIRED = "REQUIRED"  # in a recipe: whoever runs it has to say
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _rules(value: Any, where: str) -> Rules:
 def duration(text: str, where: str = "duration") -> tuple[float, str]:
     """`"200M examples" -> (200e6, "examples")`; a number alone counts steps. Units are UNITS."""
     match = re.fullmatch(
-        r"([\d_]+(?:\.\d+)?(?:e\d+)?)\s*([kMB]?)\s*(steps?|examples?|epochs?|%|)", text
+        r"(\d+(?:_\d+)*(?:\.\d+)?(?:e\d+)?)\s*([kMB]?)\s*(steps?|examples?|epochs?|%|)", text
     )
     if match is None:
         raise UserError(

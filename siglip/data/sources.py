@@ -13,6 +13,8 @@ import os
 import pathlib
 import re
 import tarfile
+import uuid
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -146,10 +148,10 @@ def _load_index(path: str) -> dict[str, np.ndarray]:
             with np.load(sidecar, allow_pickle=False) as saved:
                 if np.array_equal(saved["stamp"], stamp):
                     return {name: saved[name] for name in saved.files}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # half-written or foreign: build it again
     index = {"stamp": stamp, **_scan(path, stat.st_size)}
-    temporary = sidecar.with_name(f"{sidecar.name}.{os.getpid()}.tmp")
+    temporary = sidecar.with_name(f"{sidecar.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
             np.savez(file, **index)

@@ -13,13 +13,13 @@ def image_forward(c: cfg.ImageTower) -> int:
     """FLOPs of one picture's embedding."""
     tokens = (c.image_size // c.patch_size) ** 2
     patches = 2 * tokens * c.width * 3 * c.patch_size**2
-    return patches + _encoder(c, tokens) + (_pooling(c, tokens) if c.pool == "map" else 0)
+    return patches + encoder(c, tokens) + (_pooling(c, tokens) if c.pool == "map" else 0)
 
 
 def text_forward(c: cfg.TextTower) -> int:
     """FLOPs of one text's embedding; looking tokens up takes none."""
     projection = 2 * c.length * c.embedding_dim * c.width
-    return projection + _encoder(c, c.length) + 2 * c.width * c.out_dim
+    return projection + encoder(c, c.length) + 2 * c.width * c.out_dim
 
 
 def train_per_pair(c: cfg.Model, trained: Collection[str] = ("image", "text")) -> int:
@@ -41,7 +41,7 @@ def loss_per_pair(batch_size: int, dim: int) -> int:
     return 6 * batch_size * dim
 
 
-def _encoder(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
+def encoder(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
     """Query, key, value and output; MLP; scores and weighted values."""
     block = 8 * tokens * c.width**2 + 4 * tokens * c.width * c.mlp_dim + 4 * tokens**2 * c.width
     return c.depth * block

@@ -5,7 +5,6 @@ One process a host. Where there is one host, nothing happens.
 
 import contextlib
 import dataclasses
-import glob
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ import time
 import jax
 
 from siglip import config as cfg
+from siglip.environment import on_tpu
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 TIMEOUT = "JAX_INITIALIZATION_TIMEOUT"  # seconds
@@ -57,23 +57,23 @@ def join() -> None:
             jax.distributed.initialize(
                 group.address, group.count, group.index, initialization_timeout=timeout
             )
-    elif _number("SLURM_NTASKS", 1) > 1:
+    elif _number("SLURM_STEP_NUM_TASKS", 1) > 1:  # what srun starts, not what salloc reserves
         _detect(timeout)
-    elif _on_tpu() and os.environ.get("TPU_WORKER_HOSTNAMES") != "localhost":
+    elif on_tpu() and os.environ.get("TPU_WORKER_HOSTNAMES") != "localhost":
         try:
             _detect(timeout)
-        except MissingHosts as error:  # a TPU that is not in a cloud
-            print(f"one host: {error}", file=sys.stderr)
+        except (OSError, ValueError) as error:  # no metadata: a TPU that is not in a cloud
+            print(f"one host: {str(error).splitlines()[0]}", file=sys.stderr)
 
 
 def _detect(timeout: int) -> None:
     """Let JAX look for the other hosts."""
     try:
         jax.distributed.initialize(initialization_timeout=timeout)
-    except (RuntimeError, ValueError) as error:
+    except RuntimeError as error:
         raise MissingHosts(
-            f"no other hosts were found ({str(error).splitlines()[0]}); if there are any, set "
-            f"{ADDRESS}, {COUNT} and {INDEX}"
+            f"the other hosts were not reached ({str(error).splitlines()[0]}); see their logs, or "
+            f"set {ADDRESS}, {COUNT} and {INDEX}"
         ) from None
 
 
@@ -97,14 +97,14 @@ def find_group(environment: os._Environ | dict[str, str]) -> Group | None:
     first, names = hosts[0], tuple(hosts)
     if slices > 1:
         place = _number("MEGASCALE_SLICE_ID", 0, environment)
-        first = environment["MEGASCALE_COORDINATOR_ADDRESS"].partition(":")[0]
+        if not (coordinator := environment.get("MEGASCALE_COORDINATOR_ADDRESS")):
+            raise cfg.UserError(
+                f"MEGASCALE_NUM_SLICES={slices} and no MEGASCALE_COORDINATOR_ADDRESS; set both"
+            )
+        first = coordinator.partition(":")[0]
         names = tuple(f"host {i} of slice {s}" for s in range(slices) for i in range(len(hosts)))
     index = place * len(hosts) + of_slice
     return Group(f"{first}:{_GKE_PORT}", slices * len(hosts), index, names)
-
-
-def _on_tpu() -> bool:
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def _number(name: str, default: int, environment: os._Environ | dict[str, str] = os.environ) -> int:
@@ -166,7 +166,9 @@ def _report(
         try:
             connection = sockets.enter_context(socket.create_connection((host, port), timeout=left))
             connection.sendall(f"{group.index}\n".encode())
-            connection.settimeout(max(left, 0) + 10)
+            # The first process answers, by its own clock: it may have come later.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.settimeout(None)
             if answer := connection.makefile().readline():
                 return answer.strip()
         except OSError:

@@ -56,8 +56,13 @@ def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Par
             for buffer, part in zip(buffers, parts, strict=True):
                 (buffer[i] if entry.stacked else buffer)[...] = part
         for o, buffer in zip(entry.ours, buffers, strict=True):
-            flat[o] = jax.device_put(buffer, targets[o][1])
+            flat[o] = _place(buffer, targets[o][1])
     return _nest(flat)
+
+
+def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Each host gives its devices their parts; `jax.device_put` would compare whole arrays."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 # Early big_vision text towers added their position embeddings twice.
@@ -134,7 +139,8 @@ def resize_positions(
     )
     if old == new:
         return resized_config, params
-    positions = np.asarray(params["img"]["pos_embedding"])[0].reshape(old, old, -1)
+    whole = jax.jit(lambda x: x, out_shardings=meshes.replicated(mesh))  # it may be sharded
+    positions = np.asarray(whole(params["img"]["pos_embedding"]))[0].reshape(old, old, -1)
     weights = _aligned_bilinear(old, new)
     resized = np.einsum("ai,bj,ijd->abd", weights, weights, positions, optimize=True)
     resized = resized.reshape(1, new * new, -1).astype(np.float32)
@@ -142,7 +148,7 @@ def resize_positions(
         "position embeddings resized from %dx%d to %dx%d patches: bilinear with aligned corners, "
         "as in big_vision", old, old, new, new,
     )  # fmt: skip
-    placed = jax.device_put(resized, meshes.replicated(mesh))
+    placed = _place(resized, meshes.replicated(mesh))
     return resized_config, {**params, "img": {**params["img"], "pos_embedding": placed}}
 
 

@@ -21,17 +21,15 @@ def flops_per_pair(c: cfg.Config) -> int:
 
 
 def executed_per_pair(c: cfg.Config) -> int:
-    """`flops_per_pair` with what is computed again.
+    """`flops_per_pair` with the products that are computed again, at least.
 
-    In microbatches that is all of a trained tower, and under `remat` its blocks ("full") or their
-    attention ("dots").
+    In microbatches that is all of a trained tower, and under `remat="full"` its blocks. ("dots"
+    computes attention scores again where no kernel does it: a few per cent, not counted.)
     """
     towers = {"image": flops.image_forward, "text": flops.text_forward}
     total = flops_per_pair(c)
     for name in trained_towers(c):
         tower = getattr(c.model, name)
-        again = towers[name](tower)
-        scores = 4 * tower.tokens**2 * tower.width * tower.depth
-        total += again if c.train.microbatches > 1 else 0
-        total += {"none": 0, "dots": scores, "offload": scores, "full": again}[c.model.remat]
+        total += towers[name](tower) if c.train.microbatches > 1 else 0
+        total += flops.encoder(tower, tower.tokens) if c.model.remat == "full" else 0
     return total

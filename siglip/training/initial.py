@@ -9,10 +9,27 @@ from siglip import config as cfg
 from siglip.model import siglip
 from siglip.parallel.sharding import tree_shardings
 from siglip.pretrained import load, read
+from siglip.training.cost import trained_towers
 
 _TOWERS = {"image": "img", "text": "txt"}
-# What may differ between a checkpoint and the model that starts from it.
-_FREE = {"dtype", "remat", "temperature_init", "bias_init", "image_size", "attention", "gelu"}
+# What may differ between a checkpoint's tower and the one that starts from it.
+_FREE = {"image_size", "attention", "gelu"}
+
+
+def check(c: cfg.Config) -> None:
+    """Refuse a run that would start from nothing where it must not."""
+    for field in ("model", "image", "text"):
+        if getattr(c.init, field) == cfg.REQUIRED:
+            raise cfg.UserError(
+                f"config.init.{field}: this recipe starts from something trained; give a released "
+                f"model, a file or a run: --config.init.{field}=NAME"
+            )
+    for tower in {"image", "text"} - set(trained_towers(c)):
+        if not (c.init.model or getattr(c.init, tower)):
+            raise cfg.UserError(
+                f"config.optimizer.frozen={c.optimizer.frozen!r}: leaves a random {tower} tower as "
+                f"it is; give a trained one with --config.init.{tower}=NAME"
+            )
 
 
 def initial_params(c: cfg.Config, mesh: Mesh) -> siglip.Params | None:

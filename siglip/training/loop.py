@@ -92,6 +92,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
         run = Run(config, workdir, mesh, total_steps(config, len(source)), len(source), watch)
         abstract = state.abstract(config, tx, mesh)
         table = rules.table(config.optimizer, abstract.params)
+        initial.check(config)
     keep = config.train.keep_checkpoints
     # Closing waits for what is being written, also when an error ends the run.
     with contextlib.closing(Checkpoints(workdir, keep)) as checkpoints:
@@ -191,7 +192,7 @@ class Profile:
         self._folder, self._running = folder, False
 
     def before_step(self, done: int, train_state: state.TrainState) -> None:
-        if done + 1 == self._first:
+        if self._first <= done + 1 <= self._last and not self._running:  # also when resuming
             jax.block_until_ready(train_state)  # the steps before it do not belong to it
             jax.profiler.start_trace(self._folder)
             self._running = True

@@ -101,7 +101,7 @@ def in_slices(encode: Callable[[jax.Array], jax.Array], rows: jax.Array, count: 
 
 
 def attention_forms(c: cfg.Model, mesh: Mesh) -> list[str]:
-    """Which form of attention runs in each tower; one line each where it is not what was asked."""
+    """The form of attention that runs in each tower, and why, where it is not what was asked."""
     notes = []
     for tower in (c.image, c.text):
         name, reason = attention.choose(
