@@ -286,9 +286,9 @@ def render(plan: Plan, name: str) -> str:
         ]
     lines += plan.whole
     lines.append(
-        f"products: {flops_per_pair(c) / 1e9:.1f} GFLOP a pair, {executed_per_pair(c) / 1e9:.1f} "
+        f"products: {flops_per_pair(c) / 1e9:.4g} GFLOP a pair, {executed_per_pair(c) / 1e9:.4g} "
         "with what is computed again; "
-        f"{c.data.batch_size * flops_per_pair(c) / 1e15:.2f} PFLOP a step"
+        f"{c.data.batch_size * flops_per_pair(c) / 1e15:.4g} PFLOP a step"
     )
     if plan.traffic is not None:
         seconds = plan.exchange_seconds

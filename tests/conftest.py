@@ -40,6 +40,18 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def no_cache_of_tpu_programs(request):
+    """What was compiled for a TPU cannot be read back without one."""
+    if request.node.get_closest_marker("tpu_compiler") is None:
+        yield
+        return
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
 @pytest.fixture
 def tiny_model() -> cfg.Model:
     """Both towers with odd sizes: 30 pixels of which 28 fill patches, unlike widths and depths."""

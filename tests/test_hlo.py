@@ -16,15 +16,6 @@ MIB = 2**20
 LAYERS, ROWS, WIDTH = 12, 8192, 1024
 
 
-@pytest.fixture(autouse=True)
-def no_cache():
-    """What was compiled for a TPU cannot be read back without one."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
 def layers(x, weights):
     """What a scan over sharded weights does, written out: gather those of a layer, multiply."""
 

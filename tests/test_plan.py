@@ -21,15 +21,6 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def no_cache():
-    """What was compiled for a TPU cannot be read back without one."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
 def small(**changes) -> cfg.Config:
     """Towers whose arrays are large enough to be sharded."""
     tower = dict(width=512, depth=2, mlp_dim=1024, heads=4)

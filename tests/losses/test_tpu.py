@@ -4,7 +4,6 @@ import functools
 import importlib.metadata
 import re
 
-import jax
 import pytest
 
 from benchmarks import loss
@@ -22,15 +21,6 @@ def temporaries_limit() -> int:
 
 # On-chip memory (VMEM) of a chip: the compiler counts what lies there in the peak.
 ON_CHIP = {"v5e": 128 * MIB, "v4": 32 * MIB, "v6e": 128 * MIB}
-
-
-@pytest.fixture(autouse=True)
-def no_cache():
-    """What was compiled for a TPU cannot be read back without one."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 compiled = functools.cache(loss.compile_for)

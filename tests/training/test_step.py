@@ -81,7 +81,7 @@ def gradients(config, mesh, microbatches):
 # In float32; softmax's slopes cancel out in every row, so that rounding weighs more.
 @pytest.mark.parametrize(
     "loss,shape,tolerance",
-    [("sigmoid", (1, 1), 1e-6), ("sigmoid", (2, 2), 1e-6), ("softmax", (2, 2), 1e-5)],
+    [("sigmoid", (1, 1), 2e-6), ("sigmoid", (2, 2), 2e-6), ("softmax", (2, 2), 1e-5)],
 )
 def test_microbatches_give_the_gradients_of_the_whole_batch(tiny_config, loss, shape, tolerance):
     """Of every parameter; a mean or a sum over slices would get those of t and b wrong by 8."""
