@@ -140,6 +140,8 @@ def python(*args):
             ["--config=configs/gone.py"],
             "file or directory: 'configs/gone.py'; give the path",
         ),
+        (["--config=configs/siglip_b16.py:abc"], "unknown model 'siglip-b16-abc'; did you mean"),
+        (["--config=configs/clip_b16.py:abc"], "--config: ValueError: invalid literal for int()"),
         (["oops"], "unexpected argument 'oops'"),
         (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),
     ],

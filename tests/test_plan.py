@@ -152,6 +152,7 @@ def test_the_search(activations, moved, found, tried, monkeypatch):
     [
         (["--topology", "v5e:3x3"], "topology 'v5e:3x3': there is none; use one of v5e: 1x1,"),
         (["--topology", "v5e:2x2", "--config.data.batch_size=130"], "use 128 or 132"),
+        (["--topology", "v5e:2x2", "--config.data.batch_size", "130"], "use 128 or 132"),
         (["--topology", "v5e:2x2", "--config.mesh.fsdp=8"], "does not make 4 devices"),
         (["--topology", "v5e:2x2", "--config.mesh.fdsp=8"], "Did you mean fsdp"),
         (["--topology", "v5e:2x2", "--slices", "0"], "--slices 0: must be at least 1"),

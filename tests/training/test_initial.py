@@ -10,6 +10,7 @@ from siglip import config as cfg
 from siglip.metrics import JSONL, read_lines
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
+from siglip.parallel import sharding
 from siglip.pretrained.load import load
 from siglip.training import initial, loop
 from tests.conftest import EMOJI
@@ -51,7 +52,9 @@ def test_both_towers_or_one(config, workdir):
     assert equal(text["txt"], theirs["txt"]) and equal(text["img"], fresh["img"])
 
 
-def test_another_resolution(config, workdir):
+def test_another_resolution(config, workdir, monkeypatch):
+    """Position embeddings may be sharded like others."""
+    monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 16)
     larger = dataclasses.replace(config.model.image, image_size=56)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, image=larger))
     params = start(config, model=str(workdir))
@@ -67,6 +70,22 @@ def test_what_does_not_fit_is_told(config, workdir):
         start(other, image=str(workdir))
     with pytest.raises(cfg.UserError, match="nowhere"):
         start(config, model="nowhere")
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"init": cfg.Init(image=cfg.REQUIRED)}, r"config\.init\.image: this recipe starts from"),
+        (
+            {"optimizer": cfg.Optimizer(frozen=(("txt/.*", 1.0),))},
+            r"leaves a random text tower as it is; .* --config\.init\.text=NAME",
+        ),
+    ],
+)
+def test_a_run_that_would_start_from_nothing_is_refused(config, changes, message, tmp_path):
+    with pytest.raises(cfg.UserError, match=message):
+        loop.train(dataclasses.replace(config, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_frozen_tower_is_the_same_at_the_end(config, workdir, tmp_path):
