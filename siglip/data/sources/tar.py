@@ -1,11 +1,7 @@
-"""Where samples come from: random access to image-text pairs, by index.
-
-A source has `len(source)` and `source[i] -> Sample`. It is read by several threads at once.
-"""
+"""WebDataset tar shards with random access."""
 
 import collections
 import contextlib
-import dataclasses
 import glob
 import hashlib
 import json
@@ -20,17 +16,7 @@ from typing import Any
 import numpy as np
 
 from siglip.config import UserError
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    key: str
-    where: str  # shard and key, for messages
-    image: bytes  # as encoded in the file
-    captions: tuple[str, ...]
-    meta: dict[str, Any]  # the sample's JSON
+from siglip.data.sources.base import IMAGE_SUFFIXES, Sample
 
 
 def expand(pattern: str) -> list[str]:

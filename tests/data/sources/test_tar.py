@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from siglip.config import UserError
-from siglip.data.sources import TarSource, expand
+from siglip.data.sources.tar import TarSource, expand
 from tests.conftest import EMOJI
 
 

@@ -1,0 +1,68 @@
+"""What every source of image-text pairs is, whatever its format."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from siglip.config import UserError
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One picture with its captions.
+
+    Attributes:
+      key: names it within its source.
+      where: file and key, for messages.
+      image: the bytes of a picture file, not decoded.
+      captions: none where they were not asked for.
+      meta: what else is known about it, such as the fields of its JSON or the columns of its row.
+    """
+
+    key: str
+    where: str
+    image: bytes
+    captions: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+class Source(Protocol):
+    """Samples in a fixed order with random access. Read by several threads at once; picklable."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample:
+        """The i-th sample, its picture not decoded; raises `BadSample` where it cannot be used."""
+        ...
+
+    def keys(self) -> Sequence[str]:
+        """Of all samples, without reading them."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the samples or their order do, as far as that is known without reading
+        all of them."""
+        ...
+
+
+class BadSample(UserError):
+    """One sample that cannot be used: a run counts it and takes another, other users are told.
+
+    Attributes:
+      kind: what is wrong with it in a few words, the same for all samples of which that is so.
+    """
+
+    def __init__(self, kind: str, where: str, reason: str, remedy: str = "replace or remove it"):
+        self.kind, self.where, self.reason = kind, where, reason
+        super().__init__(f"{where}: {reason}; {remedy}")
+
+    def __reduce__(self):  # crosses from worker processes
+        return _restore, (type(self), self.kind, self.where, self.reason, self.args)
+
+
+def _restore(cls: type[BadSample], kind: str, where: str, reason: str, args: tuple) -> BadSample:
+    error = cls.__new__(cls, *args)
+    error.kind, error.where, error.reason, error.args = kind, where, reason, args
+    return error
