@@ -16,10 +16,10 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    config = entry.read_config(CONFIG)
     from siglip.parallel import hosts
 
-    hosts.join()
+    hosts.join()  # before anything asks JAX for its devices, as reading a checkpoint may
+    config = entry.read_config(CONFIG)
     from siglip.training import loop
 
     loop.train(config, WORKDIR.value)

@@ -1,9 +1,9 @@
 """A trained model goes on at another resolution: 5 billion pairs, rate / 100, no decay.
 
     python train.py --config configs/higher_resolution.py:siglip-b16-384 --workdir DIR \
-        --config.init.model=runs/b16 --config.data.train=... --config.text.tokenizer=...
+        --config.init=runs/b16 --config.data.train=... --config.text.tokenizer=...
 
-The argument is the model to arrive at. Position embeddings are resized from those of `init.model`.
+The argument is the model to arrive at. Position embeddings are resized from those of `init`.
 """
 
 import dataclasses
@@ -19,5 +19,5 @@ OPTIMIZER = dataclasses.replace(
 def get_config(name: str = "siglip-b16-384"):
     fsdp = 16 if "so400m" in name or "g-opt" in name else 1
     return recipes.recipe(
-        name, OPTIMIZER, init=cfg.Init(model=cfg.REQUIRED), duration="5B examples", fsdp=fsdp
+        name, OPTIMIZER, init=cfg.REQUIRED, duration="5B examples", fsdp=fsdp
     )

@@ -1,7 +1,7 @@
 """SigLIP B/16 of Table 1 whose image tower starts from a pretrained one, and is trained on.
 
     python train.py --config configs/siglip_b16_unlocked.py --workdir DIR \
-        --config.init.image=TOWER --config.data.train=... --config.text.tokenizer=...
+        --config.init=TOWER:img --config.data.train=... --config.text.tokenizer=...
 
 71.0 % in 3 days on 16 TPU v4 chips. Pretrained weights learn at a tenth of the rate and do not
 decay: with decay their quality deteriorates (Figure 4).
@@ -25,7 +25,7 @@ def get_config():
     return recipes.recipe(
         MODEL,
         OPTIMIZER,
-        init=cfg.Init(image=cfg.REQUIRED),
+        init=f"{cfg.REQUIRED}:img",
         duration="2.4B examples",
         batch_size=16_384,
     )

@@ -1,6 +1,6 @@
 """SigLiT B/8 of Table 1: a frozen image tower, and a text tower of 12 layers of L that learns.
 
-    python train.py --config configs/siglit_b8.py --workdir DIR --config.init.image=TOWER \
+    python train.py --config configs/siglit_b8.py --workdir DIR --config.init=TOWER:img \
         --config.data.train=... --config.text.tokenizer=...
 
 79.8 % in a day on 4 TPU v4 chips, where the paper reads pictures embedded beforehand; here the
@@ -21,5 +21,5 @@ OPTIMIZER = dataclasses.replace(recipes.LION, frozen=(("img/.*", 1),))
 
 def get_config():
     return recipes.recipe(
-        MODEL, OPTIMIZER, init=cfg.Init(image=cfg.REQUIRED), duration="65000 steps"
+        MODEL, OPTIMIZER, init=f"{cfg.REQUIRED}:img", duration="65000 steps"
     )

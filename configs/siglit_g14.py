@@ -1,6 +1,6 @@
 """SigLiT g/14 of Table 1: a frozen image tower, and a text tower of size L that learns.
 
-    python train.py --config configs/siglit_g14.py --workdir DIR --config.init.image=TOWER \
+    python train.py --config configs/siglit_g14.py --workdir DIR --config.init=TOWER:img \
         --config.data.train=... --config.text.tokenizer=...
 
 84.5 % in 2 days on 4 TPU v4 chips, where the paper reads pictures embedded beforehand; here the
@@ -23,7 +23,7 @@ def get_config():
     return recipes.recipe(
         MODEL,
         OPTIMIZER,
-        init=cfg.Init(image=cfg.REQUIRED),
+        init=f"{cfg.REQUIRED}:img",
         duration="107000 steps",
         batch_size=20_480,
         fsdp=4,

@@ -21,8 +21,19 @@ TOKENIZER = "tokenizer.model"
 FREE_FIELDS = (
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.microbatches",
     "train.profile", "model.remat", "model.image.attention", "model.text.attention",
-    "data.threads", "data.prefetch", "data.cache_mb", "loss.tile", "mesh.", "eval.",
+    "text.tokenizer", "data.processes", "data.threads", "data.prefetch", "data.cache_mb", "data.validation", "data.max_unusable", "loss.tile", "mesh.", "eval.", "train.best", "export",
 )  # fmt: skip
+
+
+_POLICIES = ocp.training.preservation_policies
+_SCORE = "score"
+
+
+def _keep(latest: int) -> _POLICIES.PreservationPolicy:
+    best = _POLICIES.BestN(
+        get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
+    )
+    return _POLICIES.AnyPreservationPolicy([_POLICIES.LatestN(latest), best])
 
 
 class Checkpoints:
@@ -30,23 +41,27 @@ class Checkpoints:
 
     Args:
       workdir: must exist when reading.
-      keep: how many of the latest to keep, for a run that writes; 0 to read only.
+      keep: how many of the latest to keep, for a run that writes; 0 to read only. The one that was
+        saved with the highest score is kept besides.
+      step: the checkpoint to read: a step's number, or "best"; by default the latest.
+
+    Attributes:
+      step: of the checkpoint that is read, None if there is none yet.
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int = 0):
+    def __init__(self, workdir: str | os.PathLike, keep: int = 0, step: str = ""):
         directory = pathlib.Path(workdir).absolute() / "checkpoints"
         if not keep and not directory.is_dir():
             raise cfg.UserError(
                 f"{workdir}: no checkpoints in this folder; give the workdir of a training run"
             )
         self._workdir = workdir
-        policies = ocp.training.preservation_policies
         try:
             self._orbax = ocp.training.Checkpointer(
                 directory,
                 # The training loop decides when to save.
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.LatestN(keep) if keep else policies.PreserveAll(),
+                preservation_policy=_keep(keep) if keep else _POLICIES.PreserveAll(),
                 cleanup_tmp_directories=bool(keep),
             )
         except OSError as error:
@@ -56,6 +71,8 @@ class Checkpoints:
         self.step = self._orbax.latest.step if self._orbax.latest else None
         if not keep and self.step is None:
             raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
+        if step:
+            self.step = self._find(step)
 
     def save(
         self,
@@ -64,14 +81,29 @@ class Checkpoints:
         config: cfg.Config,
         inputs: dict[str, str],
         iterator: dict[str, Any],
+        score: float | None = None,
     ) -> None:
         """Copy the arrays off the devices, then write them in the background.
 
         `inputs` are fingerprints of the data and the tokenizer; `iterator` is the state of the data
-        iterator, a small dictionary that is the same on every host.
+        iterator, a small dictionary that is the same on every host; `score` decides which is best.
         """
         metadata = {"config": cfg.to_dict(config), "inputs": inputs, "iterator": iterator}
-        self._orbax.save_checkpointables_async(step, items, custom_metadata=metadata)
+        metrics = None if score is None else {_SCORE: score}
+        self._orbax.save_checkpointables_async(
+            step, items, custom_metadata=metadata, metrics=metrics
+        )
+
+    def _find(self, step: str) -> int:
+        saved = {str(c.step): c.step for c in self._orbax.checkpoints}
+        scored = [c for c in self._orbax.checkpoints if c.metrics]
+        if step == "best" and scored:
+            # Of equals the latest, which is the one that Orbax keeps.
+            return max(scored, key=lambda c: (c.metrics[_SCORE], c.step)).step
+        if step not in saved:
+            known = ", ".join([*saved, *(["best"] if scored else [])])
+            raise cfg.UserError(f"{self._workdir}@{step}: no such checkpoint; it has {known}")
+        return saved[step]
 
     def restore(self, abstract: Items) -> Items:
         """The latest items, those that `abstract` names, laid out like it."""

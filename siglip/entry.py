@@ -74,6 +74,10 @@ def _parse(values, argv: list[str]) -> list[str]:
 
 def config_of(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of `path[:argument]` with `--config.field=value` overrides."""
+    return read_config(_flag(recipe, overrides))
+
+
+def _flag(recipe: str, overrides: Sequence[str]):
     from absl import flags
     from ml_collections import config_flags
 
@@ -82,17 +86,32 @@ def config_of(recipe: str, overrides: Sequence[str] = ()) -> Config:
         "config", None, "Recipe.", flag_values=values, sys_argv=argv
     )
     _parse(values, argv)
-    return read_config(flag)
+    return flag
 
 
 def read_config(flag) -> Config:
-    """The value of a `--config` flag as a valid `Config`."""
+    """The value of a `--config` flag as a valid `Config`.
+
+    A recipe may leave fields of the model None: they are taken from the checkpoint in `init`.
+    """
+    values = _values(flag)
+    if _leaves_open(values):
+        from siglip.training import initial
+
+        values = initial.inherit(values)
+    return validate(from_dict(values))
+
+
+def _values(flag) -> dict[str, Any]:
     try:
-        values = flag.value.to_dict()
+        return flag.value.to_dict()
     except OSError as error:
         reason = _one_line(error).rpartition("] ")[2]  # what follows the list of places searched
         raise UserError(f"--config: {reason}; give the path of a recipe") from None
-    return validate(from_dict(values))
+
+
+def _leaves_open(values: dict[str, Any]) -> bool:
+    return any(_leaves_open(v) if isinstance(v, dict) else v is None for v in values.values())
 
 
 def _help(argv: Sequence[str]) -> str:
@@ -105,9 +124,11 @@ def _help(argv: Sequence[str]) -> str:
         return "\n".join([*lines, "--config RECIPE --help lists the fields of a recipe."])
     lines += [f"Fields of {recipe}, to be overridden with --config.FIELD=VALUE:", ""]
     overrides = [arg for arg in argv if arg.startswith("--config.")]
-    rows = list(fields(config_of(recipe, overrides)))
+    rows = list(fields(from_dict(_values(_flag(recipe, overrides)), partial=True)))
     width = max(len(name) for name, _, _ in rows)
-    lines += [f"  {name:<{width}}  {value!r}{f'  # {c}' if c else ''}" for name, value, c in rows]
+    for name, value, comment in rows:
+        shown = "(the checkpoint's)" if value is None else repr(value)
+        lines.append(f"  {name:<{width}}  {shown}{f'  # {comment}' if comment else ''}")
     return "\n".join(lines)
 
 

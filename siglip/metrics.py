@@ -10,18 +10,19 @@ import rich.console
 import rich.progress
 import tensorboardX
 
-JSONL = "metrics.jsonl"
+JSONL = "metrics.jsonl"  # of training steps
+EVALUATIONS = "evaluations.jsonl"
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and TensorBoard event files in the workdir.
+    """Appends to a file of JSON lines and to TensorBoard event files in the workdir.
 
     On resuming at `first_step`, what an interrupted run logged beyond it is dropped, so that every
     step occurs once.
     """
 
-    def __init__(self, workdir: str | os.PathLike, first_step: int):
-        path = pathlib.Path(workdir) / JSONL
+    def __init__(self, workdir: str | os.PathLike, first_step: int, name: str = JSONL):
+        path = pathlib.Path(workdir) / name
         kept = [line for line in read_lines(path) if line["step"] <= first_step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -5,9 +5,10 @@ nearest printed recipe is taken, and `docs/recipes.md` says so.
 """
 
 import dataclasses
+import typing
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from siglip import config as cfg
 from siglip.model import presets
@@ -31,7 +32,7 @@ def recipe(
     duration: str,
     batch_size: int = 32_768,
     loss: str = "sigmoid",
-    init: cfg.Init | None = None,
+    init: str = "",
     fsdp: int = 1,
 ) -> ConfigDict:
     """A recipe with what all of them share: bfloat16 products, pictures squashed and left alone.
@@ -47,12 +48,22 @@ def recipe(
         text=cfg.Text(pad_id=0 if architecture.text.vocab_size == presets.GEMMA else 1),
         data=cfg.Data(batch_size=batch_size, crop_min_area=1.0, threads=32, prefetch=32),
         loss=cfg.Loss(name=loss, dtype="bfloat16"),
-        init=init or cfg.Init(),
+        init=init,
         optimizer=optimizer,
         train=cfg.Train(duration=duration, log_every=50, keep_checkpoints=3),
         mesh=cfg.Mesh(fsdp=fsdp),
     )
     return to_flags(config)
+
+
+def inherited(section: type) -> ConfigDict:
+    """A section of which every field is the checkpoint's that a run starts from, if not given."""
+    fields = {}
+    for field in dataclasses.fields(section):
+        kind = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
+        is_section = dataclasses.is_dataclass(kind)
+        fields[field.name] = inherited(kind) if is_section else config_dict.placeholder(kind)
+    return ConfigDict(fields)
 
 
 def to_flags(config: cfg.Config) -> ConfigDict:

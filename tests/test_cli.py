@@ -11,7 +11,7 @@ import pytest
 
 from siglip import cli
 from tests.conftest import ROOT
-from tests.data.test_sources import picture_bytes
+from tests.data.sources.test_tar import picture_bytes
 
 QUICKSTART = ["train.py", "--config", "configs/quickstart.py", "--workdir"]
 

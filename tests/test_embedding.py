@@ -11,7 +11,7 @@ from PIL import Image
 import siglip
 from siglip import cli, embedding
 from siglip import config as cfg
-from tests.data.test_sources import write_tar
+from tests.data.sources.test_tar import write_tar
 from tests.fixtures.make_pretrained import FOLDER
 
 CHECKPOINT = FOLDER / "huggingface"

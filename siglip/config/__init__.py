@@ -10,19 +10,20 @@ from siglip.config.rules import validate
 from siglip.config.schema import (
     ATTENTION,
     CLEAN,
+    EXPORTS,
     OPTIMIZERS,
     REMAT,
     REQUIRED,
     RESIZE,
     RGB,
     SCHEDULES,
+    TRAIN_RESIZE,
     UNITS,
     Config,
     Data,
     Evaluation,
     Image,
     ImageTower,
-    Init,
     Loss,
     Mesh,
     Model,
@@ -35,9 +36,9 @@ from siglip.config.schema import (
 from siglip.config.values import differences, duration, from_dict, to_dict, window
 
 __all__ = [
-    "ATTENTION", "CLEAN", "OPTIMIZERS", "REMAT", "REQUIRED", "RESIZE", "RGB",
-    "SCHEDULES", "UNITS", "Config",
-    "Data", "Evaluation", "Image", "ImageTower", "Init", "Loss", "Mesh", "Model", "Optimizer",
+    "ATTENTION", "CLEAN", "EXPORTS", "OPTIMIZERS", "REMAT", "REQUIRED", "RESIZE", "RGB",
+    "SCHEDULES", "TRAIN_RESIZE", "UNITS", "Config",
+    "Data", "Evaluation", "Image", "ImageTower", "Loss", "Mesh", "Model", "Optimizer",
     "Rules", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
     "differences", "duration", "from_dict", "to_dict", "validate", "window",
 ]  # fmt: skip

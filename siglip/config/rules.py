@@ -7,11 +7,13 @@ from siglip.config.errors import UserError
 from siglip.config.schema import (
     ATTENTION,
     CLEAN,
+    EXPORTS,
     OPTIMIZERS,
     REMAT,
     RESIZE,
     RGB,
     SCHEDULES,
+    TRAIN_RESIZE,
     Config,
     Model,
 )
@@ -23,19 +25,24 @@ _AT_LEAST = {
     "model.text.vocab_size": 1,
     "model.text.length": 1,
     "model.text.out_dim": 0,
+    "model.lora_rank": 0,
     "data.batch_size": 1,
     "data.cache_mb": 0,
-    "data.threads": 1,
+    "data.max_pixels": 1,
+    "data.processes": -1,
+    "data.threads": 0,
     "data.prefetch": 1,
     "loss.tile": 0,
     "optimizer.weight_decay": 0,
     "optimizer.grad_clip": 0,
+    "optimizer.last_blocks": 0,
     "train.microbatches": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
     "mesh.fsdp": 1,
     "eval.batch_size": 1,
+    "eval.pairs": 1,
     "text.pad_id": 0,
     "seed": 0,
 }
@@ -57,6 +64,8 @@ _WORDS = {
     "text.clean": CLEAN,
     "image.resize": RESIZE,
     "image.rgb": RGB,
+    "data.resize": TRAIN_RESIZE,
+    "export": EXPORTS,
 }
 
 
@@ -86,8 +95,6 @@ def validate(config: Config) -> Config:
         _is_window(config.train.profile),
         "must be such as 100-110, in steps from 1",
     )
-    require("init.model", not (config.init.model and (config.init.image or config.init.text)),
-            "already has both towers; leave init.image and init.text empty")  # fmt: skip
     require("optimizer.ema", 0 <= config.optimizer.ema < 1, "must be in [0, 1)")
     require("model.text.embedding_dim", config.model.text.embedding_dim >= 0, "must be at least 0")
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "must be above 0")
@@ -97,6 +104,14 @@ def validate(config: Config) -> Config:
     # A step of 1 - b is lost in bfloat16 where it is less than half of its last digit.
     fits = config.optimizer.momentum_dtype == "float32" or values[f"optimizer.{kept}"] < 0.998
     require(f"optimizer.{kept}", fits, "must be below 0.998 with momentum_dtype='bfloat16'")
+    if config.eval.every:
+        number, _ = duration(config.eval.every, "config.eval.every")
+        require("eval.every", number > 0, "must be above 0")
+    require("train.best", not config.train.best or bool(config.eval.every), "needs eval.every")
+    require("data.holdout", 0 <= config.data.holdout < 1, "must be in [0, 1)")
+    twice = config.data.validation and config.data.holdout
+    require("data.holdout", not twice, "must be 0 where data.validation is given")
+    require("data.max_unusable", 0 <= config.data.max_unusable <= 1, "must be in [0, 1]")
     require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
     for path, words in _WORDS.items():
         require(path, values[path] in words, f"must be one of {', '.join(words)}")

@@ -46,6 +46,11 @@ SCHEDULES = {
     "rsqrt": "with the reciprocal square root of time, then the cooldown",
     "constant": "as it is, then the cooldown",
 }
+TRAIN_RESIZE = {
+    "fast": "within a level or so of the model's own, several times faster",
+    "exact": "the model's own (`image.resize`), as in evaluation",
+}
+EXPORTS = ("", "huggingface", "open_clip", "big_vision")
 UNITS = ("steps", "examples", "epochs", "%")
 
 Rules = tuple[tuple[str, float], ...]  # (pattern of parameter paths, value); the first match counts
@@ -103,6 +108,7 @@ class Model:
     bias_init: float = -10.0
     dtype: str = "float32"  # of matrix products; parameters and loss are always float32
     remat: str = "none"  # what the backward pass computes again; one of REMAT
+    lora_rank: int = 0  # of low-rank adapters beside the kernels of blocks; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +133,20 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    train: str = ""  # tar shards: a path, brace range "a-{000..007}.tar" or glob
+    train: str = ""  # pairs in any format, see docs/data.md
+    validation: str = ""  # pairs for loss and retrieval; "": what is held out of `train`
+    holdout: float = 0.0  # share of `train` that is kept for validation, chosen by key
     batch_size: int = 256  # global: over all devices and hosts
     crop_min_area: float = 0.9  # random resized crop keeps at least this share; 1.0: whole image
     flip: bool = False  # off: captions can say left and right
+    augment: str = ""  # such as "jitter(0.4,0.4,0.4,0.1)" or "randaugment(2,10)"
+    resize: str = "fast"  # of training pictures; one of TRAIN_RESIZE
+    max_pixels: int = 178_956_970  # of a picture; larger ones are not decoded
+    max_unusable: float = 0.01  # share of samples; with more the run stops
     cache_mb: int = 0  # keep decoded pictures in memory up to this size
-    threads: int = 4  # per host, reading and decoding
+    cache_embeddings: bool = False  # of a frozen image tower: computed once, kept in the workdir
+    processes: int = -1  # per host, reading and decoding; 0: threads alone; -1: chosen by the cores
+    threads: int = 0  # of each process; 0: chosen by the cores
     prefetch: int = 8  # batches made ahead of the step
 
 
@@ -158,6 +172,7 @@ class Optimizer:
     cooldown: str = "0 steps"  # linearly to 0, at the end
     timescale: str = "10000 steps"  # of rsqrt
     # Patterns match whole paths, such as "img/encoder/blocks/mlp/fc1/kernel".
+    last_blocks: int = 0  # of each tower's blocks that learn, the last ones; 0: all
     frozen: Rules = ()  # 1 for parameters that stay as they are; others: 0
     rate_multipliers: Rules = ()  # others: 1
     # Kernels: not t, b, biases, LayerNorm, embeddings, position embeddings or the probe.
@@ -166,16 +181,6 @@ class Optimizer:
 
 
 REQUIRED = "REQUIRED"  # in a recipe: whoever runs it has to say
-
-
-@dataclasses.dataclass(frozen=True)
-class Init:
-    """Released models, files or workdirs that parameters start from; all others are drawn."""
-
-    model: str = ""  # both towers, temperature and bias
-    image: str = ""  # the image tower alone
-    text: str = ""  # the text tower alone
-
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -191,6 +196,9 @@ class Train:
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps; the last step is always saved
     keep_checkpoints: int = 2
+    # Metric of evaluations, such as "validation/mean_recall": the checkpoint with the highest is
+    # kept as well, and is `WORKDIR@best`. "": none.
+    best: str = ""
     profile: str = ""  # "100-110": write a trace of these steps for xprof into the workdir
 
 
@@ -204,10 +212,12 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    data: str = ""  # tar shards of labelled pictures
-    label: str = "name"  # field of a sample's JSON that holds its class name
+    data: str = ""  # labelled pictures in any format, see docs/data.md
+    label: str = "name"  # field of a sample that holds its class name
     template: str = "{}"
     batch_size: int = 256
+    pairs: int = 5000  # of data.validation that a run is judged by, at most, spread over them
+    every: str = ""  # duration between evaluations of a run, which then begins with one; "": none
     # Also score copying the nearest training picture: for training sets that are read in seconds.
     pixel_nn: bool = False
 
@@ -219,9 +229,13 @@ class Config:
     image: Image = Image()
     data: Data = Data()
     loss: Loss = Loss()
-    init: Init = Init()
+    # Released models, files or workdirs that parameters start from: "NAME" for both towers,
+    # temperature and bias, or "NAME:img", "NAME:txt" for a tower, "A:img, B:txt" for one from each.
+    # What is not in them is drawn.
+    init: str = ""
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     mesh: Mesh = Mesh()
     eval: Evaluation = Evaluation()
+    export: str = ""  # one of EXPORTS: the stack in whose format the best checkpoint is written
     seed: int = 0

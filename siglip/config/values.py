@@ -34,8 +34,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def from_dict(values: Mapping[str, Any], cls: type[T] = Config, where: str = "config") -> T:
-    """The typed form of nested mappings; an unknown, missing or mistyped field is a `UserError`."""
+def from_dict(
+    values: Mapping[str, Any], cls: type[T] = Config, where: str = "config", partial: bool = False
+) -> T:
+    """The typed form of nested mappings; an unknown, missing or mistyped field is a `UserError`.
+
+    `partial`: fields may be None, in a recipe that takes them from a checkpoint.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
@@ -43,7 +48,7 @@ def from_dict(values: Mapping[str, Any], cls: type[T] = Config, where: str = "co
     kwargs = {}
     for name, field in fields.items():
         if name in values:
-            kwargs[name] = _convert(values[name], field.type, f"{where}.{name}")
+            kwargs[name] = _convert(values[name], field.type, f"{where}.{name}", partial)
         elif field.default is dataclasses.MISSING:
             raise UserError(f"{where}.{name}: missing; it is a {_name(_kind(field.type))}")
     return cls(**kwargs)
@@ -57,15 +62,15 @@ def _name(kind: type) -> str:
     return "section" if dataclasses.is_dataclass(kind) else kind.__name__
 
 
-def _convert(value: Any, kind: type, where: str) -> Any:
-    if value is None and isinstance(kind, types.UnionType):  # a section that may be None
-        return None
+def _convert(value: Any, kind: type, where: str, partial: bool) -> Any:
+    if value is None and (partial or isinstance(kind, types.UnionType)):
+        return None  # a union is a section that may be None
     if kind == Rules:
         return _rules(value, where)
     kind = _kind(kind)
     if dataclasses.is_dataclass(kind):
         if isinstance(value, Mapping):
-            return from_dict(value, kind, where)
+            return from_dict(value, kind, where, partial)
     elif kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif type(value) is kind:

@@ -1,10 +1,14 @@
 """The order of training samples, and batches made from them.
 
-The n-th global batch is a function of (data, config, n) alone: not of the number of hosts or
-threads, nor of how often the run was interrupted.
+The n-th global batch is a function of (data, config, n) alone: not of the number of hosts,
+processes or threads, nor of how often the run was interrupted.
 """
 
-import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -12,74 +16,213 @@ from PIL import Image
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import Sample, TarSource
+from siglip.data.sources import BadSample, Sample, Source
+from siglip.data.sources.mixture import Mixture
 from siglip.data.text import Tokenizer
+from siglip.data.unusable import Fault, Ledger
+
+_TRIES = 100  # samples in a row that cannot be used before a run gives up
 
 
-class DecodedSource:
-    """A source whose pictures are decoded, kept in memory up to a number of bytes."""
+class Draw:
+    """What a visit makes of a sample: pixels of a random crop, and one of the captions.
 
-    def __init__(self, source: TarSource, cache_bytes: int = 0, image: cfg.Image = images.DEFAULT):
-        self._source, self._image, self._free = source, image, cache_bytes
-        self._cache: dict[int, tuple[Sample, Image.Image]] = {}
+    Called with the sample's index and a generator that belongs to the visit. In place of a sample
+    that cannot be used comes another, for the same visit always the same.
 
-    def __len__(self) -> int:
-        return len(self._source)
+    Args:
+      cache_bytes: how much of decoded pictures is kept in memory.
+      embeddings: of a file with an embedding for each sample, drawn instead of pixels.
+    """
 
-    def __getitem__(self, i: int) -> tuple[Sample, Image.Image]:
+    def __init__(
+        self, c: cfg.Config, source: Source, tokenizer: Tokenizer, cache_bytes: int = 0,
+        embeddings: str | os.PathLike | None = None,
+    ):  # fmt: skip
+        self._c, self._source, self._tokenizer = c, source, tokenizer
+        self._embeddings = embeddings
+        self._size = c.model.image.image_size
+        self._augment = None
+        self._free, self._cache = cache_bytes, {}
+
+    def __call__(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
+        faults = []
+        seed = int(rng.integers(2**63))
+        for attempt in range(_TRIES):
+            try:
+                return {**self._visit(i, rng), "faults": faults}
+            except BadSample as error:
+                faults.append(Fault.of(error))
+            # What the failed visit drew from the generator may depend on how it failed.
+            rng = np.random.default_rng((seed, attempt))
+            i = int(rng.integers(len(self._source)))
+        # Not raised here: Grain would add lines of its own.
+        size = self._size
+        image = self._rows[0] if self._embeddings else np.zeros((size, size, 3), np.uint8)
+        text = np.zeros(self._tokenizer.length, np.int32)
+        return {"image": image, "text": text, "faults": faults}
+
+    def _visit(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self._embeddings:
+            return self._visit_embedded(i, rng)
+        c = self._c.data
+        captions, picture = self._load(i)
+        box = images.random_crop_box(picture.size, c.crop_min_area, rng)
+        pixels = images.resize(picture, self._size, self._c.image, box)
+        if c.flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if self._augment:
+            pixels = self._augment(pixels, rng)
+        return {"image": pixels, "text": self._tokens(captions, rng)}
+
+    def _visit_embedded(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        z, sample = np.array(self._rows[i]), self._source[i]
+        if np.isnan(z[0]):
+            raise BadSample("not embedded", sample.where, "its picture could not be embedded")
+        return {"image": z, "text": self._tokens(sample.captions, rng)}
+
+    def _tokens(self, captions: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+        return self._tokenizer([captions[rng.integers(len(captions))]])[0]
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        return np.load(self._embeddings, mmap_mode="r")
+
+    def _load(self, i: int) -> tuple[Sequence[str], Image.Image]:
         if (cached := self._cache.get(i)) is not None:
             return cached
-        sample = self._source[i]
-        picture = images.decode(sample.image, sample.where, self._image)
+        sample: Sample = self._source[i]
+        picture = images.decode(sample.image, sample.where, self._c.image)
         size = picture.width * picture.height * 3
         # Threads may decode one picture twice or overshoot by a few pictures: harmless.
         if size <= self._free:
             self._free -= size
-            self._cache[i] = dataclasses.replace(sample, image=b""), picture
-        return sample, picture
+            self._cache[i] = sample.captions, picture
+        return sample.captions, picture
+
+
+class Batches:
+    """Endless batches `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
+
+    Or, of pictures that were embedded before, `"image": float32 (n, d)`.
+
+    Attributes:
+      ledger: what could not be used.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, c: cfg.Data, rows: int, ledger: Ledger):
+        self.ledger = ledger
+        self._dataset, self._rows, self._next = dataset, rows, 0
+        self._processes, self._threads = workers(c)
+        self._prefetch = c.prefetch
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._iterator is None:
+            self._iterator = iter(self._start())
+        batch = next(self._iterator)
+        self._next += 1
+        faults = [[Fault(*fault) for fault in visit] for visit in batch.pop("faults")]
+        self.ledger.add(itertools.chain(*faults), self._rows)
+        if any(len(visit) == _TRIES for visit in faults):
+            raise cfg.UserError(
+                f"{_TRIES} samples in a row cannot be used ({self.ledger.summary()}); repair the "
+                "data"
+            )
+        return batch
+
+    def _start(self) -> grain.IterDataset:
+        # From here on, rather than by the iterator's own state, which is tied to its processes.
+        dataset = self._dataset[self._next :]
+        read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
+        if not self._processes:
+            return dataset.to_iter_dataset(read)
+        _parse_absl_flags()
+        ahead = -(-self._prefetch // self._processes)
+        return dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=ahead)
+        ).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=self._processes, per_worker_buffer_size=ahead)
+        )
+
+    def get_state(self) -> dict[str, int]:
+        """The number of the next batch: the same on every host."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        if self._iterator is not None and hasattr(self._iterator, "close"):
+            self._iterator.close()
+        self._iterator = None
+
+
+def workers(c: cfg.Data) -> tuple[int, int]:
+    """`(processes, threads of each)` that read and decode on this host; 0 processes: its own.
+
+    Decoding and resizing release the interpreter's lock, the rest of a sample's work (about a tenth
+    of it) does not: sixteen threads are what one interpreter feeds.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = c.processes if c.processes >= 0 else (cores // 16 if cores >= 32 else 0)
+    return processes, c.threads or max(1, min(16, cores // max(1, processes)))
+
+
+def _parse_absl_flags() -> None:
+    """Grain asks absl for a flag of its own when it starts processes, also outside absl's main."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def train_batches(
     c: cfg.Config,
-    source: TarSource,
+    source: Source,
     tokenizer: Tokenizer,
     *,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.IterDataset:
-    """Endless batches `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
+    ledger: Ledger | None = None,
+    embeddings: str | os.PathLike | None = None,
+) -> Batches:
+    """Batches of a run, from the first; a process gets its n = batch_size / process_count rows.
 
-    Each epoch has its own order; each visit draws a crop and one of the captions. A process gets
-    its n = batch_size / process_count rows of every global batch.
+    Each epoch has its own order; each visit draws a crop and one of the captions. A mixture with
+    weights draws from each part in that part's own order.
     """
     if c.data.batch_size % process_count:
         raise cfg.UserError(
             f"config.data.batch_size={c.data.batch_size}: {process_count} hosts do not divide it"
         )
-    size = c.model.image.image_size
-
-    def draw(item: tuple[Sample, Image.Image], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        sample, picture = item
-        box = images.random_crop_box(picture.size, c.data.crop_min_area, rng)
-        pixels = images.resize(picture, size, c.image, box)
-        if c.data.flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
-        caption = sample.captions[rng.integers(len(sample.captions))]
-        return {"image": pixels, "text": tokenizer([caption])[0]}
-
-    dataset = (
-        grain.MapDataset.source(DecodedSource(source, c.data.cache_mb * 2**20, c.image))
-        .seed(c.seed)
-        .shuffle()
-        .repeat()
-        .random_map(draw)
-    )
+    processes, _ = workers(c.data)
+    cache_bytes = c.data.cache_mb * 2**20 // max(1, processes)
+    draw = Draw(c, source, tokenizer, cache_bytes, embeddings)
     local_batch = c.data.batch_size // process_count
     # Slicing after the random draw: what a sample looks like must not depend on the host.
-    return (
-        dataset[process_index::process_count]
-        .batch(local_batch)
-        .to_iter_dataset(
-            grain.ReadOptions(num_threads=c.data.threads, prefetch_buffer_size=c.data.prefetch)
-        )
-    )
+    dataset = _order(c, source).random_map(draw)[process_index::process_count]
+    dataset = dataset.batch(local_batch, batch_fn=_stack)
+    ledger = ledger or Ledger(c.data.max_unusable, len(source))
+    return Batches(dataset, c.data, local_batch, ledger)
+
+
+def _order(c: cfg.Config, source: Source) -> grain.MapDataset:
+    """Indices of samples, without end."""
+    if not (isinstance(source, Mixture) and source.weighted):
+        return grain.MapDataset.range(len(source)).seed(c.seed).shuffle().repeat()
+    parts, start = [], 0
+    for k, part in enumerate(source.parts):
+        indices = grain.MapDataset.range(start, start + len(part))
+        parts.append(indices.seed(c.seed + k).shuffle().repeat())
+        start += len(part)
+    return grain.MapDataset.mix(parts, source.weights).seed(c.seed)
+
+
+def _stack(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    batch = {name: np.stack([visit[name] for visit in visits]) for name in ("image", "text")}
+    return {**batch, "faults": [[tuple(fault) for fault in visit["faults"]] for visit in visits]}

@@ -28,6 +28,7 @@ class Tokenizer:
 
     Attributes:
       model: the vocabulary's bytes, a SentencePiece model or a tokenizer.json.
+      path: of the file that it was read from, if any.
       truncated: how many texts were cut so far.
     """
 
@@ -42,6 +43,7 @@ class Tokenizer:
                     "tokenizer.json"
                 )
             model = path.read_bytes()
+        self.path = c.tokenizer
         if model.startswith(b"{"):
             self._backend = _Json(model, c.clean, where)
         elif c.clean == "strip_punctuation":
@@ -53,6 +55,9 @@ class Tokenizer:
         self.eos_id, self.vocab_size = self._backend.eos_id, self._backend.vocab_size
         self.truncated = 0
         self._lock = threading.Lock()
+
+    def __reduce__(self):  # crosses to worker processes
+        return _restore, (cfg.Text(self.path, self.pad_id, self.clean), self.length, self.model)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model).hexdigest()
@@ -70,6 +75,10 @@ class Tokenizer:
             with self._lock:
                 self.truncated += cut
         return ids
+
+
+def _restore(c: cfg.Text, length: int, model: bytes) -> Tokenizer:
+    return Tokenizer(c, length, model=model)
 
 
 def cleaner(how: str) -> Callable[[str], str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from siglip import config as cfg
 from siglip.checkpoint import Checkpoints
-from siglip.data.sources import TarSource
+from siglip.data.sources import open_source
 from siglip.evaluation import report, zeroshot
 from siglip.metrics import JSONL, read_lines
 from siglip.pretrained.load import load
@@ -25,8 +25,8 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         config = checkpoints.config()
         evaluation = (override or config).eval
-        source = TarSource(evaluation.data)
-        train = TarSource(config.data.train) if evaluation.pixel_nn else None
+        source = open_source(evaluation.data)
+        train = open_source(config.data.train) if evaluation.pixel_nn else None
     model = load(workdir, batch_size=evaluation.batch_size)
     result = zeroshot.evaluate(model, source, evaluation)
     scored = time.monotonic()

@@ -7,7 +7,7 @@ import numpy as np
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import TarSource
+from siglip.data.sources import Source
 from siglip.inference import Model
 
 
@@ -32,7 +32,7 @@ class Result:
         return np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
 
 
-def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
+def class_names(source: Source, label: str) -> tuple[list[str], np.ndarray]:
     """The distinct values of a JSON field, in order of appearance, and each sample's index."""
     index: dict[str, int] = {}
     labels = []
@@ -47,7 +47,7 @@ def class_names(source: TarSource, label: str) -> tuple[list[str], np.ndarray]:
     return list(index), np.array(labels)
 
 
-def evaluate(model: Model, source: TarSource, c: cfg.Evaluation) -> Result:
+def evaluate(model: Model, source: Source, c: cfg.Evaluation) -> Result:
     """Score every picture of a labelled source against all its class names."""
     names, labels = class_names(source, c.label)
     zimg = model.encode_image(Pictures(source, model.image))
@@ -59,7 +59,7 @@ def evaluate(model: Model, source: TarSource, c: cfg.Evaluation) -> Result:
 class Pictures:
     """The pictures of a source as a sequence that decodes on access."""
 
-    source: TarSource
+    source: Source
     image: cfg.Image = images.DEFAULT
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class Pictures:
 
 
 def pixel_nearest_neighbour(
-    train: TarSource, test: TarSource, label: str, size: int, image: cfg.Image, chunk: int = 4096
+    train: Source, test: Source, label: str, size: int, image: cfg.Image, chunk: int = 4096
 ) -> float:
     """Top-1 of copying the label of the training picture with the nearest pixels (L2).
 
@@ -81,7 +81,7 @@ def pixel_nearest_neighbour(
     pictures are read `chunk` at a time.
     """
 
-    def read(source: TarSource, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(source: Source, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         pictures = Pictures(source, image)[start:stop]
         pixels = [images.resize(p, size, image).reshape(-1).astype(np.float32) for p in pictures]
         names = [source[i].meta.get(label, "") for i in range(start, min(stop, len(source)))]

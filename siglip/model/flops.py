@@ -43,8 +43,18 @@ def loss_per_pair(batch_size: int, dim: int) -> int:
 
 def encoder(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
     """Query, key, value and output; MLP; scores and weighted values."""
-    block = 8 * tokens * c.width**2 + 4 * tokens * c.width * c.mlp_dim + 4 * tokens**2 * c.width
-    return c.depth * block
+    return c.depth * (block_kernels(c, tokens) + 4 * tokens**2 * c.width)
+
+
+def block_kernels(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
+    """The products of one block with its kernels."""
+    return 8 * tokens * c.width**2 + 4 * tokens * c.width * c.mlp_dim
+
+
+def adapters(c: cfg.ImageTower | cfg.TextTower, tokens: int, rank: int) -> int:
+    """What low-rank adapters beside the kernels of all blocks add to `encoder`."""
+    sizes = 4 * (c.width + c.width) + 2 * (c.width + c.mlp_dim)
+    return c.depth * 2 * tokens * rank * sizes
 
 
 def _pooling(c: cfg.ImageTower, tokens: int) -> int:

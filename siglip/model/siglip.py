@@ -34,10 +34,11 @@ class SigLIP(nnx.Module):
 
     def __init__(self, c: cfg.Model, *, rngs: nnx.Rngs, execution: Execution | None = None):
         execution = execution or Execution(jnp.dtype(c.dtype), c.remat)
+        options = dict(execution=execution, lora_rank=c.lora_rank, rngs=rngs)
         if c.image:
-            self.img = ImageTower(c.image, execution=execution, rngs=rngs)
+            self.img = ImageTower(c.image, **options)
         if c.text:
-            self.txt = TextTower(c.text, execution=execution, rngs=rngs)
+            self.txt = TextTower(c.text, **options)
         if c.image and c.text:
             # jnp.full, not jnp.log: a weakly typed parameter would make the step compile twice.
             self.t = nnx.Param(jnp.full((), math.log(c.temperature_init), jnp.float32))

@@ -18,7 +18,9 @@ class TextTower(nnx.Module):
     exactly `length`, or its embedding means nothing.
     """
 
-    def __init__(self, c: cfg.TextTower, *, execution: Execution, rngs: nnx.Rngs):
+    def __init__(
+        self, c: cfg.TextTower, *, execution: Execution, lora_rank: int = 0, rngs: nnx.Rngs
+    ):
         self.length, self.lookup = c.length, execution.lookup
         normal = nnx.initializers.normal(stddev=c.width**-0.5)
         embedding_dim = c.embedding_dim or c.width
@@ -29,7 +31,7 @@ class TextTower(nnx.Module):
         attend = execution.attend(c.attention, c.length, c.width // c.heads)
         self.encoder = layers.Encoder(
             c.width, c.depth, c.mlp_dim, c.heads,
-            gelu=c.gelu, attend=attend, execution=execution, rngs=rngs,
+            gelu=c.gelu, attend=attend, execution=execution, lora_rank=lora_rank, rngs=rngs,
         )  # fmt: skip
         self.head = (
             layers.Dense(c.width, c.out_dim, dtype=jnp.float32, rngs=rngs) if c.out_dim else None

@@ -35,7 +35,9 @@ class MapHead(nnx.Module):
 class ImageTower(nnx.Module):
     """Pixels `(n, size, size, 3)` in [-1, 1] -> embeddings `(n, width)`, not normalised."""
 
-    def __init__(self, c: cfg.ImageTower, *, execution: Execution, rngs: nnx.Rngs):
+    def __init__(
+        self, c: cfg.ImageTower, *, execution: Execution, lora_rank: int = 0, rngs: nnx.Rngs
+    ):
         self.patch_size, self.image_size = c.patch_size, c.image_size
         self.grid = c.image_size // c.patch_size
         # The patch convolution as a matrix product over flattened (row, column, channel) patches.
@@ -46,7 +48,9 @@ class ImageTower(nnx.Module):
         )
         sizes = dict(width=c.width, mlp_dim=c.mlp_dim, heads=c.heads, gelu=c.gelu, rngs=rngs)
         attend = execution.attend(c.attention, self.grid**2, c.width // c.heads)
-        self.encoder = layers.Encoder(depth=c.depth, attend=attend, execution=execution, **sizes)
+        self.encoder = layers.Encoder(
+            depth=c.depth, attend=attend, execution=execution, lora_rank=lora_rank, **sizes
+        )
         pool = attention.form("xla", execution.platform)  # a single query: no kernel pays
         self.head = MapHead(attend=pool, **sizes) if c.pool == "map" else None
 

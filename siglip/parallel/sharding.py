@@ -48,6 +48,11 @@ def tree_path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, in its order."""
+    return {tree_path(path): x for path, x in jax.tree.leaves_with_path(tree)}
+
+
 def tree_specs(tree: Any, mesh: Mesh) -> Any:
     """The PartitionSpec of every leaf of a tree of arrays or shapes.
 

@@ -1,5 +1,6 @@
 """A checkpoint in another stack's format: weights, configuration, preprocessing and tokenizer."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -11,14 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
+from jax.sharding import Mesh
 
 from siglip import __version__
 from siglip import config as cfg
+from siglip.checkpoint import Checkpoints
 from siglip.data.text import Tokenizer
 from siglip.model import presets, siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
-from siglip.pretrained import load, mapping, names, tokenizer_json
+from siglip.pretrained import adapters as lora
+from siglip.pretrained import load, mapping, names, places, tokenizer_json
 from siglip.pretrained.describe import SIDECAR
 
 Json = dict[str, Any]
@@ -37,6 +41,7 @@ def convert(
     *,
     profile: str | None = None,
     tokenizer: str | os.PathLike | None = None,
+    adapters: str | os.PathLike | None = None,
 ) -> list[str]:
     """Write `src`, anything that `load` takes, into the new folder `dst`.
 
@@ -44,6 +49,7 @@ def convert(
       to: "big_vision", "huggingface" or "open_clip".
       profile: preprocessing to write down instead of the checkpoint's own.
       tokenizer: a vocabulary file, or a folder to look in.
+      adapters: a file of low-rank adapters that were trained beside `src`, to be merged into it.
 
     Returns what the other stack will do differently, one line each.
     """
@@ -52,7 +58,7 @@ def convert(
     folder = pathlib.Path(dst)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise cfg.UserError(f"{dst}: exists already; give a new folder, or remove it first")
-    source = load.find(src)
+    source = load.find(src, adapters)
     factorised, image, text = source.model, source.image, source.text
     c = whole_table(factorised)
     if profile:
@@ -73,8 +79,7 @@ def convert(
         "image": cfg.to_dict(image),
         "text": cfg.to_dict(cfg.Text(pad_id=text.pad_id, clean=text.clean)),
     }
-    mesh = meshes.make_mesh(cfg.Mesh(), jax.local_devices(backend="cpu")[:1])
-    arrays = to_foreign(multiply_table(source.read(factorised, mesh)), c, to)
+    arrays = to_foreign(multiply_table(source.read(factorised, _cpu_mesh())), c, to)
 
     temporary = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -98,6 +103,45 @@ def convert(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return notes
+
+
+def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
+    """Write the adapters of a run, `src`, into the file `dst`, to be used beside its base.
+
+    Raises:
+      UserError: not a run with adapters, or one that trained more than them, t and b.
+    """
+    place = places.resolve(src)
+    if not places.is_run(place.path):
+        raise cfg.UserError(f"{src}: not the workdir of a run, which alone has adapters apart")
+    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+        c = checkpoints.config()
+    mesh = _cpu_mesh()
+    base = load.find(c.init) if c.init and "," not in c.init else None
+    if base is None or not (base.model.image and base.model.text):
+        raise cfg.UserError(
+            f"{src}: started from config.init={c.init!r}; adapters apart need one base for both "
+            "towers; convert the whole model instead"
+        )
+    theirs = sharding.by_path(base.read(dataclasses.replace(base.model, dtype="float32"), mesh))
+    params = load.read_run(place, mesh)
+    ours = sharding.by_path(params)
+    changed = [
+        path
+        for path, x in theirs.items()
+        if path not in ("t", "b") and not np.array_equal(x, ours.get(path))
+    ]
+    if changed:
+        raise cfg.UserError(
+            f"{src}: {len(changed)} parameters besides the adapters are not as in {c.init}, such "
+            f"as {changed[0]}; convert the whole model instead, or train with "
+            "config.optimizer.frozen for all but lora_a, lora_b, t and b"
+        )
+    lora.save(params, c.model, c.init, dst)
+
+
+def _cpu_mesh() -> Mesh:
+    return meshes.make_mesh(cfg.Mesh(), jax.local_devices(backend="cpu")[:1])
 
 
 def whole_table(c: cfg.Model) -> cfg.Model:

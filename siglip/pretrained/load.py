@@ -16,6 +16,7 @@ from siglip.data.text import Tokenizer
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
+from siglip.pretrained import adapters as lora
 from siglip.pretrained import describe, names, places, read, vocabulary
 from siglip.pretrained.preprocessing import SIDECAR
 from siglip.pretrained.tensors import PICKLES, open_tensors, shards
@@ -53,11 +54,13 @@ def load(
     devices: Sequence[jax.Device] | None = None,
     fsdp: int = 1,
     batch_size: int = 64,
+    adapters: str | os.PathLike | None = None,
 ) -> inference.Model:
     """A model to classify and embed with.
 
     Args:
-      name: a workdir that `train.py` wrote; a released model under any name (`siglip models` lists
+      name: a workdir that `train.py` wrote (`@best` behind it: the best checkpoint by `train.best`
+        instead of the latest; `@1000`: of that step); a released model under any name (`siglip models` lists
         them); `org/name` or `hf-hub:org/name` on the hub; a folder or file of transformers,
         OpenCLIP, timm or big_vision; `gs://...`. `:img` or `:txt` behind it loads one tower.
       profile: how pictures and texts are prepared: "huggingface", "open_clip", "big_vision", or
@@ -69,6 +72,7 @@ def load(
       devices: one by default. Pictures and texts are spread over several.
       fsdp: over how many of them the weights are spread.
       batch_size: the largest number of pictures or texts encoded at once.
+      adapters: a file of low-rank adapters that were trained beside this model.
 
     Raises:
       UserError: no such model, damaged or contradictory files, unknown options.
@@ -79,7 +83,7 @@ def load(
     if batch_size < 1:
         raise cfg.UserError(f"batch_size={batch_size}: must be at least 1")
     mesh = meshes.make_mesh(cfg.Mesh(fsdp=fsdp), list(devices or jax.local_devices()[:1]))
-    source = find(name)
+    source = find(name, adapters)
     config = dataclasses.replace(source.model, dtype=dtype or source.model.dtype)
     if gelu == "open_clip":
         config = open_clip_gelu(config, source.family)
@@ -98,38 +102,52 @@ def load(
     return model
 
 
-def find(name: str | os.PathLike) -> Source:
+def find(name: str | os.PathLike, adapters: str | os.PathLike | None = None) -> Source:
     """What `load` would read, without reading the weights."""
     place = places.resolve(name)
-    if (place.path / "checkpoints").is_dir():
-        return _workdir(place)
-    return _foreign(place)
+    found = _workdir(place) if places.is_run(place.path) else _foreign(place)
+    if adapters is None:
+        return found
+
+    def read(c: cfg.Model, mesh: Mesh) -> siglip.Params:
+        # In float32, to be rounded once: with the adapters.
+        params = found.read(dataclasses.replace(c, dtype="float32"), mesh)
+        return lora.add(params, c, adapters, mesh)
+
+    return dataclasses.replace(found, read=read)
 
 
 def _workdir(place: places.Place) -> Source:
     from siglip.checkpoint import Checkpoints  # Orbax takes a second that others need not wait
 
     def read(c: cfg.Model, mesh: Mesh) -> siglip.Params:
-        whole = dataclasses.replace(c, image=config.model.image, text=config.model.text)
-        shapes = jax.eval_shape(lambda: siglip.init(whole))
+        params = lora.merge(read_run(place, mesh))
+        return {place.tower: params[place.tower]} if place.tower else params
+
+    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+        config = checkpoints.config()
+    model = lora.plain(config.model)
+    if place.tower:
+        model = dataclasses.replace(model, **{{"img": "text", "txt": "image"}[place.tower]: None})
+    make = functools.partial(_tokenizer, model.text, None, place.path, False)
+    return Source(model, config.image, config.text, describe.family(model), read, make)
+
+
+def read_run(place: places.Place, mesh: Mesh) -> siglip.Params:
+    """The parameters of a run as it trains them: with adapters beside kernels if it has any."""
+    from siglip.checkpoint import Checkpoints
+
+    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+        c = checkpoints.config()
+        shapes = jax.eval_shape(lambda: siglip.init(c.model))
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
             sharding.tree_shardings(shapes, mesh),
         )
-        with contextlib.closing(Checkpoints(place.path)) as checkpoints:
-            # Where a run averages its parameters, the average is what it is for.
-            item = "ema" if config.optimizer.ema else "params"
-            params = checkpoints.restore({item: abstract})[item]
-        return {place.tower: params[place.tower]} if place.tower else params
-
-    with contextlib.closing(Checkpoints(place.path)) as checkpoints:
-        config = checkpoints.config()
-    model = config.model
-    if place.tower:
-        model = dataclasses.replace(model, **{{"img": "text", "txt": "image"}[place.tower]: None})
-    make = functools.partial(_tokenizer, model.text, None, place.path, False)
-    return Source(model, config.image, config.text, describe.family(model), read, make)
+        # Where a run averages its parameters, the average is what it is for.
+        item = "ema" if c.optimizer.ema else "params"
+        return checkpoints.restore({item: abstract})[item]
 
 
 def _foreign(place: places.Place) -> Source:

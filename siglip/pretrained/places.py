@@ -24,12 +24,14 @@ class Place:
       name: as the user wrote it, for messages.
       release: which released model it is, where the name says so.
       tower: "img" or "txt" if only that one is asked for (`file.npz:img`).
+      step: which checkpoint of a run, "" for the latest (`runs/x@best`, `runs/x@1000`).
     """
 
     path: pathlib.Path
     name: str
     release: names.Release | None = None
     tower: str | None = None
+    step: str = ""
 
 
 def resolve(name: str | os.PathLike) -> Place:
@@ -51,6 +53,9 @@ def resolve(name: str | os.PathLike) -> Place:
     if path.exists():
         found = names.find(path.name)
         return Place(path, name, found and found[0], tower)
+    run, _, step = name.rpartition("@")
+    if run and is_run(folder := pathlib.Path(run).expanduser()):
+        return Place(folder, name, None, tower, step)
     repository = re.sub(r"^(hf-hub:|hf://|https://huggingface\.co/)", "", name).rstrip("/")
     release, form = names.find(repository) or (None, None)
     if release and release.naflex:
@@ -67,6 +72,11 @@ def resolve(name: str | os.PathLike) -> Place:
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
         return Place(_snapshot(repository, name), name, release, tower)
     raise cfg.UserError(f"{name}: no such file or folder, and no released model{names.near(name)}")
+
+
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether `train.py` wrote it."""
+    return (folder / "checkpoints").is_dir()
 
 
 def _split_tower(name: str) -> tuple[str, str, str | None]:

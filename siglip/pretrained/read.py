@@ -33,14 +33,14 @@ def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Par
     for entry in entries:
         layers = range(depths[entry.ours[0][:3]]) if entry.stacked else [0]
         groups.append((entry, [entry.theirs.replace("{i}", str(i)) for i in layers]))
-    _account(d.tensors, {name: entry.shape for entry, group in groups for name in group})
+    account(d.tensors, {name: entry.shape for entry, group in groups for name in group})
 
     abstract = jax.eval_shape(lambda: siglip.init(c))
     shardings = sharding.tree_shardings(abstract, mesh)
     targets = {
-        sharding.tree_path(path): (x.shape, s)
+        path: (x.shape, s)
         for (path, x), s in zip(
-            jax.tree.leaves_with_path(abstract), jax.tree.leaves(shardings), strict=True
+            sharding.by_path(abstract).items(), jax.tree.leaves(shardings), strict=True
         )
     }
     flat = {}
@@ -56,11 +56,11 @@ def read_params(d: describe.Description, c: cfg.Model, mesh: Mesh) -> siglip.Par
             for buffer, part in zip(buffers, parts, strict=True):
                 (buffer[i] if entry.stacked else buffer)[...] = part
         for o, buffer in zip(entry.ours, buffers, strict=True):
-            flat[o] = _place(buffer, targets[o][1])
-    return _nest(flat)
+            flat[o] = place(buffer, targets[o][1])
+    return nest(flat)
 
 
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """Each host gives its devices their parts; `jax.device_put` would compare whole arrays."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -75,7 +75,8 @@ def _storage(path: str, dtype: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if narrow and dtype == "bfloat16" else np.float32)
 
 
-def _nest(flat: dict[str, jax.Array]) -> siglip.Params:
+def nest(flat: dict[str, jax.Array]) -> siglip.Params:
+    """The tree of which these are the leaves by path."""
     tree: siglip.Params = {}
     for path, array in flat.items():
         *parents, leaf = path.split("/")
@@ -86,7 +87,9 @@ def _nest(flat: dict[str, jax.Array]) -> siglip.Params:
     return tree
 
 
-def _account(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
+def account(
+    tensors: Tensors, expected: dict[str, tuple[int, ...]], what: str = "this SigLIP"
+) -> None:
     """Every array of the file is used, and every parameter comes from it."""
     shapes = {k: v for k, v in tensors.shapes.items() if k not in _DOUBLED.values()}
     missing = [name for name in expected if name not in shapes]
@@ -106,7 +109,7 @@ def _account(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
     if wrong:
         faults.append(f"{len(wrong)} of another shape ({_some(wrong)})")
     raise cfg.UserError(
-        f"{tensors.where}: its arrays are not those of this SigLIP: {'; '.join(faults)}; "
+        f"{tensors.where}: its arrays are not those of {what}: {'; '.join(faults)}; "
         "fetch it again, or check what it is"
     )
 
@@ -139,20 +142,50 @@ def resize_positions(
     )
     if old == new:
         return resized_config, params
-    whole = jax.jit(lambda x: x, out_shardings=meshes.replicated(mesh))  # it may be sharded
-    positions = np.asarray(whole(params["img"]["pos_embedding"]))[0].reshape(old, old, -1)
-    weights = _aligned_bilinear(old, new)
+    positions = _whole_positions(params["img"], mesh).reshape(old, old, -1)
+    weights = _aligned_linear(old, new)
     resized = np.einsum("ai,bj,ijd->abd", weights, weights, positions, optimize=True)
-    resized = resized.reshape(1, new * new, -1).astype(np.float32)
     _log.warning(
         "position embeddings resized from %dx%d to %dx%d patches: bilinear with aligned corners, "
-        "as in big_vision", old, old, new, new,
+        "as in big_vision; expect some loss of accuracy until trained", old, old, new, new,
     )  # fmt: skip
-    placed = _place(resized, meshes.replicated(mesh))
-    return resized_config, {**params, "img": {**params["img"], "pos_embedding": placed}}
+    return resized_config, _with_positions(params, "img", resized.reshape(new * new, -1), mesh)
 
 
-def _aligned_bilinear(old: int, new: int) -> np.ndarray:
+def resize_length(
+    c: cfg.Model, params: siglip.Params, length: int, mesh: Mesh
+) -> tuple[cfg.Model, siglip.Params]:
+    """Position embeddings for texts of another length: linear, first and last stay as they are.
+
+    The last is the one that is read.
+    """
+    old = c.text.length
+    resized_config = dataclasses.replace(c, text=dataclasses.replace(c.text, length=length))
+    if old == length:
+        return resized_config, params
+    resized = _aligned_linear(old, length) @ _whole_positions(params["txt"], mesh)
+    _log.warning(
+        "position embeddings of texts resized from %d to %d tokens: expect zero-shot accuracy to "
+        "be far lower, down to nothing, until trained, as texts are read at their last position",
+        old, length,
+    )  # fmt: skip
+    return resized_config, _with_positions(params, "txt", resized, mesh)
+
+
+def _whole_positions(tower: siglip.Params, mesh: Mesh) -> np.ndarray:
+    """`(l, d)`; on the devices they may be sharded."""
+    whole = jax.jit(lambda x: x, out_shardings=meshes.replicated(mesh))
+    return np.asarray(whole(tower["pos_embedding"]))[0]
+
+
+def _with_positions(
+    params: siglip.Params, tower: str, positions: np.ndarray, mesh: Mesh
+) -> siglip.Params:
+    placed = place(positions[None].astype(np.float32), meshes.replicated(mesh))
+    return {**params, tower: {**params[tower], "pos_embedding": placed}}
+
+
+def _aligned_linear(old: int, new: int) -> np.ndarray:
     """Weights `(new, old)` of linear interpolation that maps the first and last on themselves."""
     at = np.linspace(0, old - 1, new)
     low = np.minimum(np.floor(at).astype(int), max(old - 2, 0))

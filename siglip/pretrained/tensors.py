@@ -70,6 +70,14 @@ def open_tensors(paths: Sequence[pathlib.Path]) -> Tensors:
     return _open_safetensors(paths)
 
 
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """What a `.safetensors` file says of itself, beside its arrays."""
+    if not path.is_file():
+        raise cfg.UserError(f"{path}: no such file; check the path")
+    with _reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
 def shards(index: pathlib.Path) -> list[pathlib.Path]:
     """The files that a `*.safetensors.index.json` names."""
     try:

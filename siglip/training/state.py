@@ -22,6 +22,11 @@ class TrainState:
     opt_state: Any
     ema: siglip.Params | None = None  # moving average of the parameters, where wanted
 
+    @property
+    def averaged(self) -> siglip.Params:
+        """The parameters that the run is for: their moving average, where it keeps one."""
+        return self.params if self.ema is None else self.ema
+
     def to_items(self) -> dict[str, Any]:
         """The parts as a checkpoint names them; parameters apart, for those who need no more."""
         items = {"params": self.params, "optimizer": {"step": self.step, "state": self.opt_state}}
@@ -38,7 +43,7 @@ def init(
 ) -> TrainState:
     """A fresh state; the same on any number of devices. Parameters are drawn if none are given."""
     params = siglip.init(c.model, c.seed) if params is None else params
-    trained, _ = rules.split(params, c.optimizer.frozen)
+    trained, _ = rules.split(params, c.optimizer.frozen, c.optimizer.last_blocks)
     ema = jax.tree.map(jnp.copy, params) if c.optimizer.ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), ema)
 

@@ -39,8 +39,9 @@ def abstract_batch(c: cfg.Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]
     """Shapes, types and shardings of a global batch."""
     n, size, rows = c.data.batch_size, c.model.image.image_size, meshes.batch_sharding(mesh)
     shape = functools.partial(jax.ShapeDtypeStruct, sharding=rows)
+    pixels, embeddings = ((n, size, size, 3), jnp.uint8), ((n, c.model.image.width), jnp.float32)
     return {
-        "image": shape((n, size, size, 3), jnp.uint8),
+        "image": shape(*(embeddings if c.data.cache_embeddings else pixels)),
         "text": shape((n, c.model.text.length), jnp.int32),
     }
 
@@ -51,7 +52,10 @@ def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # Frozen parameters have no gradients, and what they alone compute is not kept for any.
-        trained, frozen = rules.split(state.params, c.optimizer.frozen)
+        split = functools.partial(
+            rules.split, frozen=c.optimizer.frozen, last_blocks=c.optimizer.last_blocks
+        )
+        trained, frozen = split(state.params)
         gradients = jax.value_and_grad(lambda p: loss(rules.join(p, frozen), batch), has_aux=True)
         (value, pairs), grads = gradients(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -66,7 +70,10 @@ def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),  # after the update: finite if the new state is
         }
-        ema = state.ema and optax.incremental_update(params, state.ema, 1 - c.optimizer.ema)
+        ema = state.ema
+        if ema is not None:  # of frozen parameters it would move by rounding
+            ema = optax.incremental_update(trained, split(ema)[0], 1 - c.optimizer.ema)
+            ema = rules.join(ema, frozen)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return train_step
@@ -77,13 +84,16 @@ def make_loss(
 ) -> Callable[[siglip.Params, Batch], tuple[jax.Array, PairMetrics]]:
     """A pure `(parameters, batch) -> (loss, metrics of the pairs)`.
 
-    A batch is `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
+    A batch is `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`, or has embeddings
+    of the images, float32 `(n, d)`, where `data.cache_embeddings`.
     """
     options = {"mesh": mesh, "dtype": c.loss.dtype, "tile": c.loss.tile or None}
     encode_images, encode_texts = (make_tower(c, mesh, name) for name in ("img", "txt"))
 
     def loss(params: siglip.Params, batch: Batch) -> tuple[jax.Array, PairMetrics]:
-        zimg = encode_images(params["img"], batch["image"])
+        zimg = batch["image"]
+        if not c.data.cache_embeddings:
+            zimg = encode_images(params["img"], zimg)
         ztxt = encode_texts(params["txt"], batch["text"])
         if c.loss.name == "softmax":
             return ring_softmax_loss(zimg, ztxt, params["t"], with_metrics=True, **options)

@@ -15,7 +15,7 @@ from siglip.data import images, pipeline
 from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer
 from siglip.evaluation import zeroshot
-from tests.data.test_sources import write_tar
+from tests.data.sources.test_tar import write_tar
 
 TENSORFLOW = np.load(pathlib.Path(__file__).parents[1] / "fixtures/preprocessing/tensorflow.npz")
 BIG_VISION = cfg.Image("tf_bilinear", "tensorflow", upright=False)

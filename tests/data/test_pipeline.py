@@ -7,7 +7,7 @@ import pytest
 
 from siglip import config as cfg
 from siglip.data import pipeline
-from siglip.data.sources import TarSource
+from siglip.data.sources import BadSample, TarSource
 from siglip.data.text import Tokenizer
 
 
@@ -88,8 +88,7 @@ def test_an_epoch_visits_every_sample_once_and_each_differently(tiny_config):
 
 def test_captions_are_drawn_and_crops_vary(tiny_config):
     """The same sample on later visits: other captions, other crops."""
-    source = pipeline.DecodedSource(TarSource(tiny_config.data.train))
-    n = len(source)
+    n = len(TarSource(tiny_config.data.train))
     config = change(tiny_config, batch_size=n)
     runs, _ = batches(config, 2)
     assert len({b["text"].tobytes() for b in runs}) == 2
@@ -99,9 +98,72 @@ def test_captions_are_drawn_and_crops_vary(tiny_config):
 
 def test_cache_holds_no_more_than_allowed(tiny_config):
     source = TarSource(tiny_config.data.train)
-    decoded = pipeline.DecodedSource(source, cache_bytes=3 * 40 * 40 * 3)
-    for i in range(6):
-        sample, picture = decoded[i]
-        assert sample.key == source[i].key and picture.size == (40, 40)
-    assert len(decoded._cache) == 3
-    assert decoded[0][1] is decoded[0][1] and decoded[5][1] is not decoded[5][1]
+    tokenizer = Tokenizer(tiny_config.text, 6)
+    draw = pipeline.Draw(tiny_config, source, tokenizer, cache_bytes=3 * 40 * 40 * 3)
+    plain = pipeline.Draw(tiny_config, source, tokenizer)
+    for i in [0, 1, 2, 3, 4, 5, 0, 5]:
+        rng = [np.random.default_rng(i) for _ in range(2)]
+        a, b = draw(i, rng[0]), plain(i, rng[1])
+        np.testing.assert_array_equal(a["image"], b["image"])
+    assert list(draw._cache) == [0, 1, 2] and not plain._cache
+
+
+def test_worker_processes_make_the_same_batches(tiny_config):
+    reference, _ = batches(tiny_config, 4)
+    config = change(tiny_config, processes=2, threads=1, prefetch=2)
+    made, state = batches(config, 4)
+    assert_equal(made, reference)
+    # What processes began, threads continue.
+    assert_equal(batches(tiny_config, 1, start=state)[0], batches(config, 1, start=state)[0])
+
+
+class Faulty:
+    """A source of which some samples cannot be used."""
+
+    def __init__(self, source, bad):
+        self._source, self._bad = source, bad
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, i):
+        sample = self._source[i]
+        if i not in self._bad:
+            return sample
+        if i % 3:
+            return dataclasses.replace(sample, image=b"nonsense")
+        raise BadSample("no caption", sample.where, "has no caption")
+
+
+def faulty_batches(config, bad, count, **kwargs):
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    source = Faulty(TarSource(config.data.train), bad)
+    iterator = pipeline.train_batches(config, source, tokenizer, **kwargs)
+    return [next(iterator) for _ in range(count)], iterator.ledger
+
+
+def test_unusable_samples_are_counted_and_replaced_by_the_same_others(tiny_config):
+    bad = set(range(0, 1151, 200))
+    config = change(tiny_config, batch_size=64)
+    sound, _ = batches(config, 18)
+    first, ledger = faulty_batches(config, bad, 18)
+    again, others = faulty_batches(change(config, processes=1, threads=3), bad, 18)
+    assert_equal(first, again)
+    assert ledger.counts == others.counts and sum(ledger.counts.values()) == len(bad)
+    assert set(ledger.counts) > {"no caption"}
+    differing = sum(
+        np.any(a != b) for x, y in zip(first, sound, strict=True)
+        for a, b in zip(x["image"], y["image"], strict=True)
+    )  # fmt: skip
+    assert differing == len(bad)  # an epoch, in which all others came as always
+    halves = [faulty_batches(config, bad, 2, process_index=i, process_count=2)[0] for i in (0, 1)]
+    for name in ("image", "text"):
+        whole = np.stack([halves[0][1][name], halves[1][1][name]], axis=1)
+        np.testing.assert_array_equal(whole.reshape(first[1][name].shape), first[1][name])
+
+
+def test_too_many_unusable_samples_end_the_run(tiny_config):
+    with pytest.raises(cfg.UserError, match=r"samples are unusable: .*max_unusable=0\.01"):
+        faulty_batches(change(tiny_config, batch_size=64), set(range(0, 1151, 50)), 18)
+    with pytest.raises(cfg.UserError, match="100 samples in a row"):
+        faulty_batches(change(tiny_config, max_unusable=1.0), set(range(1151)), 1)

@@ -9,7 +9,7 @@ from siglip import config as cfg
 from siglip.data.sources import TarSource
 from siglip.evaluation import report, run, zeroshot
 from siglip.training import loop
-from tests.data.test_sources import picture_bytes, write_tar
+from tests.data.sources.test_tar import picture_bytes, write_tar
 
 
 def result(logits, labels):
@@ -81,7 +81,7 @@ def test_evaluation_of_a_workdir(tiny_config, tmp_path, capsys):
     other = dataclasses.replace(tiny_config, eval=cfg.Evaluation(shards, label="colour"))
     numbers = run.evaluate_workdir(workdir, other)
     assert numbers["classes"] == 2 and numbers["pixel_nn_top1"] is None
-    with pytest.raises(cfg.UserError, match="no such shard"):
+    with pytest.raises(cfg.UserError, match="gone.tar: no such file"):
         run.evaluate_workdir(
             workdir, dataclasses.replace(tiny_config, eval=cfg.Evaluation("gone.tar"))
         )

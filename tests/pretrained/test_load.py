@@ -222,7 +222,7 @@ def test_another_image_size_is_said(caplog):
     assert model.config.image.image_size == 51
     assert caplog.messages == [
         "position embeddings resized from 4x4 to 7x7 patches: bilinear with aligned corners, as "
-        "in big_vision"
+        "in big_vision; expect some loss of accuracy until trained"
     ]
     old = np.asarray(plain.params["img"]["pos_embedding"]).reshape(4, 4, -1)
     new = np.asarray(model.params["img"]["pos_embedding"]).reshape(7, 7, -1)

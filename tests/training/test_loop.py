@@ -23,7 +23,7 @@ from siglip.metrics import JSONL, read_lines
 from siglip.parallel import mesh as meshes
 from siglip.training import loop, optimizer, state
 from tests.conftest import EMOJI, ROOT
-from tests.data.test_sources import picture_bytes, write_tar
+from tests.data.sources.test_tar import picture_bytes, write_tar
 
 # What a clock measures, and so differs from run to run.
 MEASURED = {"pairs_per_second", "data_wait_share"}

@@ -1,7 +1,7 @@
 """What every source of image-text pairs is, whatever its format."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from siglip.config import UserError
@@ -29,7 +29,11 @@ class Sample:
 
 
 class Source(Protocol):
-    """Samples in a fixed order with random access. Read by several threads at once; picklable."""
+    """Samples in a fixed order with random access. Read by several threads at once; picklable.
+
+    One that found something wrong while it was opened, and can be used all the same, says so in
+    `damage`; see `damage_of`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -60,6 +64,43 @@ class BadSample(UserError):
 
     def __reduce__(self):  # crosses from worker processes
         return _restore, (type(self), self.kind, self.where, self.reason, self.args)
+
+
+def damage_of(source: Source) -> list[BadSample]:
+    """What was found wrong when the source was opened: for a run to tell and to count."""
+    return list(getattr(source, "damage", ()))
+
+
+def usable_captions(values: Iterable[Any], where: str) -> tuple[str, ...]:
+    """The texts among `values`, which are texts, UTF-8 bytes, or lists of these.
+
+    Those that are empty or no text are left out as long as one is left; else it is a `BadSample`.
+    """
+    good, undecodable, strange = [], False, False
+    for value in values:
+        for caption in value if isinstance(value, list | tuple) else (value,):
+            try:
+                text = caption.decode("utf-8-sig") if isinstance(caption, bytes) else caption
+                text is None or text.encode()  # half of a surrogate pair is a str, and no text
+            except UnicodeError:
+                undecodable = True
+            except AttributeError:
+                strange = True
+            else:
+                if text and text.strip():
+                    good.append(text)
+    if good:
+        return tuple(good)
+    if undecodable:
+        raise BadSample("caption not UTF-8", where, "its caption is not UTF-8", "write it again")
+    reason = "a caption is not text" if strange else "has no caption"
+    raise BadSample("no caption", where, reason, "give it one or remove it")
+
+
+def check_picture(image: bytes, where: str) -> None:
+    """Refuse a file without a byte."""
+    if not image:
+        raise BadSample("empty file", where, "its picture has no bytes")
 
 
 def _restore(cls: type[BadSample], kind: str, where: str, reason: str, args: tuple) -> BadSample:

@@ -1,17 +1,23 @@
 """Tar shards: random access, captions in every form, and every way they can be broken."""
 
+import collections
 import io
 import json
 import os
 import pathlib
+import pickle
+import shutil
 import tarfile
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from siglip.config import UserError
-from siglip.data.sources.tar import TarSource, expand
+from siglip.data.sources.address import Options
+from siglip.data.sources.base import BadSample
+from siglip.data.sources.tar import TarSource
 from tests.conftest import EMOJI
 
 
@@ -63,11 +69,18 @@ def test_index_beside_the_shard_is_used_and_renewed(shard):
     os.utime(index, (1, 1))
     TarSource(shard)
     assert os.stat(index).st_mtime == 1, "a valid index was written again"
-    saved["keys"] = np.array(["stale"] * len(saved["keys"]))
+    saved["keys"] = np.frombuffer(b"stale" * 3, np.uint8)
+    saved["ends"] = np.array([5, 10, 15], np.uint32)
     np.savez(index, **saved)
     assert TarSource(shard)[0].key == "stale"  # trusted while the shard is unchanged
     os.utime(shard, (1, 1))
-    assert TarSource(shard)[0].key == "x/one"
+    copy = shutil.copytree(pathlib.Path(shard).parent, pathlib.Path(shard).parent / "copy")
+    assert TarSource(str(copy / "a.tar"))[0].key == "stale"  # a copy is the same shard
+    data = pathlib.Path(shard).read_bytes()
+    write_tar(pathlib.Path(shard), [("new.png", picture_bytes()), ("new.txt", b"x")])
+    pathlib.Path(shard).write_bytes(pathlib.Path(shard).read_bytes().ljust(len(data), b"\0"))
+    assert TarSource(shard)[0].key == "new"  # of the same size
+    pathlib.Path(shard).write_bytes(data)
     with open(index, "wb") as file:
         file.write(b"half-written")
     assert TarSource(shard)[0].key == "x/one"
@@ -83,16 +96,16 @@ def test_pictures_without_a_text_count_where_no_text_is_needed(shard):
     assert TarSource(shard).fingerprint() == with_text.fingerprint()
 
 
-def test_read_only_folders_are_fine(shard, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError(30, "Read-only file system")
+@pytest.mark.parametrize("refused", ["builtins.open", "os.replace"])
+def test_read_only_folders_are_fine(shard, monkeypatch, refused):
+    really_open = open
 
-    monkeypatch.setattr(os, "replace", refuse)
-    with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "unlink", refuse)
-        assert len(TarSource(shard)) == 3
-    for leftover in pathlib.Path(shard).parent.glob("*.tmp"):
-        leftover.unlink()
+    def refuse(path, *arguments, **options):
+        if refused == "os.replace" or ".tmp" in str(path):
+            raise OSError(30, "Read-only file system")
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(refused, refuse)
     assert len(TarSource(shard)) == 3
     assert os.listdir(os.path.dirname(shard)) == ["a.tar"]
 
@@ -104,9 +117,12 @@ def test_several_shards_and_patterns(tmp_path):
             [(f"k{i}.png", picture_bytes()), (f"k{i}.txt", b"x")] if i else [],
         )
     braces = str(tmp_path / "s-{000..002}.tar")
-    assert expand(braces) == expand(str(tmp_path / "s-*.tar"))
     source = TarSource(braces)  # the first shard is empty
-    assert [source[i].key for i in range(2)] == ["k1", "k2"]
+    assert [source[i].key for i in range(2)] == source.keys() == ["k1", "k2"]
+    assert source.fingerprint() == TarSource(str(tmp_path / "s-*.tar")).fingerprint()
+    first, second = tmp_path / "s-001.tar", tmp_path / "s-002.tar"
+    swapped = TarSource(f"{second}::{first}")
+    assert swapped.keys() == ["k2", "k1"] and swapped.fingerprint() != source.fingerprint()
 
 
 def test_emoji_are_what_the_readme_says():
@@ -120,47 +136,152 @@ def test_emoji_are_what_the_readme_says():
     assert "twitter" not in vendors and len(vendors) == 4
 
 
+JSON = json.dumps({"caption": "alt", "captions": None, "title": "t", "more": ["x", "", "y"]})
+
+
+@pytest.mark.parametrize(
+    "options,captions",
+    [
+        ({}, ("alt",)),
+        ({"caption": ("txt",)}, ("from txt",)),
+        ({"caption": ("title", "json:more")}, ("t", "x", "y")),
+        ({"caption": ("title", "absent", "txt")}, ("t", "from txt")),
+    ],
+)
+def test_captions_are_chosen(tmp_path, options, captions):
+    path = write_tar(
+        tmp_path / "a.tar",
+        [("a.jpg", b"x"), ("a.txt", b"\xef\xbb\xbffrom txt\n"), ("a.json", JSON.encode())],
+    )
+    source = TarSource(path, Options(**options))
+    assert source[0].captions == captions and source[0].meta["title"] == "t"
+
+
+def test_json_without_a_caption_leaves_it_to_the_txt(tmp_path):
+    """As img2dataset writes it: both beside each picture."""
+    members = []
+    for i, meta in enumerate([{"caption": None}, {"caption": ""}, {"url": "u"}, {"captions": []}]):
+        members += [(f"{i}.jpg", b"x"), (f"{i}.txt", b"txt"), (f"{i}.json", json.dumps(meta))]
+    members = [(name, d.encode() if isinstance(d, str) else d) for name, d in members]
+    source = TarSource(write_tar(tmp_path / "a.tar", members))
+    assert [source[i].captions for i in range(4)] == [("txt",)] * 4
+
+
+def test_labels_need_no_captions(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.png", b"x"), ("a.json", b'{"class": "cat"}')])
+    assert TarSource(path, Options(label="class"), captions=False)[0].meta == {"class": "cat"}
+    with pytest.raises(UserError, match=r"no field titel, txet; set caption= .* class"):
+        TarSource(path, Options(caption=("titel", "txet")))
+
+
 @pytest.mark.parametrize(
     "members,message",
     [
-        ([], "no samples"),
-        ([("a.png", b"x")], "no samples"),
-        ([("a.png", b"x"), ("a.json", b"{]")], "a: its text cannot be read .* repair"),
-        ([("a.png", b"x"), ("a.txt", b"\xff\xfe\x00")], "a: its text cannot be read"),
-        ([("a.png", b"x"), ("a.json", b'{"captions": []}')], "a: has no caption; remove"),
-        ([("a.png", b"x"), ("a.txt", b" \n")], "a: has no caption"),
-        ([("a.png", b"x"), ("a.json", b"[1, 2]")], "a: its JSON is not an object"),
-        ([("a.png", b"x"), ("a.json", b'{"captions": [3]}')], "a: a caption is not text"),
-        ([("a.png", b"x"), ("a.json", b'{"captions": null}')], "a: a caption is not text"),
-        ([("a.png", b"x"), ("a.json", b'{"caption": 5}')], "a: a caption is not text"),
+        ([], r"no samples: the shards hold no pictures \(jpg"),
+        ([("a.png", b"x")], "no samples: .* 1 pictures and no text .*label=FIELD"),
     ],
 )
-def test_broken_shards_are_told_in_one_line(tmp_path, members, message):
-    path = write_tar(tmp_path / "bad.tar", members)
+def test_shards_without_samples_are_told_in_one_line(tmp_path, members, message):
     with pytest.raises(UserError, match=message) as error:
-        TarSource(path)[0]
+        TarSource(write_tar(tmp_path / "bad.tar", members))
     assert "\n" not in str(error.value) and "bad.tar" in str(error.value)
 
 
-def test_missing_and_truncated_shards(tmp_path, shard):
-    with pytest.raises(UserError, match=r"nope-01\.tar: no such shard; check"):
-        expand(str(tmp_path / "nope-{01..02}.tar"))
-    with pytest.raises(UserError, match="the range is empty"):
-        expand("a-{009..000}.tar")
-    with pytest.raises(UserError, match="no file matches"):
-        expand(str(tmp_path / "nope-*.tar"))
-    with pytest.raises(UserError, match=r"set config\.data\.train"):
-        expand("")
-    data = pathlib.Path(shard).read_bytes()
+@pytest.mark.parametrize(
+    "name,text,kind,message",
+    [
+        ("a.json", b"{]", "broken JSON", "its JSON: Expecting .* repair"),
+        ("a.json", b"[1, 2]", "broken JSON", "its JSON is not an object"),
+        ("a.json", b"[" * 10**5, "broken JSON", "its JSON"),
+        ("a.json", b'{"caption": "\xff\xff"}', "caption not UTF-8", "its JSON is not UTF-8"),
+        ("a.json", b'{"caption": "\\ud800"}', "caption not UTF-8", "is not UTF-8"),
+        ("a.txt", b"\xff\xfe\x00", "caption not UTF-8", "its caption is not UTF-8"),
+        ("a.txt", b" \n", "no caption", "has no caption; give it one"),
+        ("a.json", b'{"captions": []}', "no caption", "has no caption"),
+        ("a.json", b'{"captions": null}', "no caption", "has no caption"),
+        ("a.json", b'{"captions": [3]}', "no caption", "a caption is not text"),
+        ("a.json", b'{"caption": 5}', "no caption", "a caption is not text"),
+    ],
+)
+def test_unusable_samples_are_told_in_one_line(tmp_path, name, text, kind, message):
+    path = write_tar(tmp_path / "bad.tar", [("a.png", b"x"), (name, text)])
+    with pytest.raises(BadSample, match=message) as error:
+        TarSource(path)[0]
+    assert error.value.kind == kind
+    assert "\n" not in str(error.value) and "bad.tar: a" in str(error.value)
+    assert TarSource(path, captions=False)[0].image == b"x"  # reads no text
+
+
+def test_pictures_without_a_byte_and_captions_of_which_some_are_good(tmp_path):
+    members = [
+        ("a.png", b""), ("a.txt", b"x"),
+        ("b.png", b"x"), ("b.json", b'{"captions": [3, null, "\\ud800", "", "good"]}'),
+    ]  # fmt: skip
+    source = TarSource(write_tar(tmp_path / "a.tar", members))
+    with pytest.raises(BadSample) as error:
+        source[0]
+    assert error.value.kind == "empty file"
+    assert source[1].captions == ("good",)
+
+
+def test_whole_members_of_a_damaged_shard_are_used(tmp_path, shard):
+    data, whole = pathlib.Path(shard).read_bytes(), TarSource(shard)
+    assert whole.damage == []
     members = len(data.rstrip(b"\0"))
     broken = {f"cut{n}": data[:n] for n in range(100, members, 512)}
     broken |= {f"even{n}": data[:n] for n in range(512, members, 512)}
     broken["damaged"] = data[:1024] + b"?" * 512 + data[1536:]  # a header in the middle
+    counts = collections.Counter()
     for name, cut in broken.items():
         cut_path = tmp_path / f"{name}.tar"
         cut_path.write_bytes(cut)
-        with pytest.raises(UserError, match=rf"{name}\.tar: not a whole tar file .* fetch it"):
-            TarSource(str(cut_path))
+        try:
+            source = TarSource(str(cut_path))
+        except BadSample as error:  # nothing whole in it
+            assert error.kind == "truncated tar"
+            assert f"{name}.tar: not a whole tar file" in str(error)
+            continue
+        counts[len(source)] += 1
+        again = TarSource(str(cut_path))  # from the sidecar
+        for damage in (source.damage, again.damage):
+            assert [bad.kind for bad in damage] == ["truncated tar"]
+        for i in range(len(source)):
+            assert source[i].image == whole[i].image and source[i].captions == whole[i].captions
+        both = TarSource(f"{cut_path}::{shard}")
+        assert len(both) == len(source) + 3 and len(both.damage) == 1
+    assert set(counts) == {1, 2, 3}
+
+
+def test_a_shard_that_was_cut_after_it_was_opened(shard):
+    source = TarSource(shard)
+    os.truncate(shard, 700)
+    with pytest.raises(BadSample, match=r"a\.tar: x/one: ends before byte \d+; fetch") as error:
+        source[0]
+    assert error.value.kind == "unreadable file"
+
+
+def test_shards_in_a_bucket(shard, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/a-0.tar", pathlib.Path(shard).read_bytes())
+    here, there = TarSource(shard), TarSource("memory://bucket/a-{0..0}.tar")
+    try:
+        assert [there[i].image for i in range(3)] == [here[i].image for i in range(3)]
+        assert there.keys() == here.keys()
+        assert memory.exists("/bucket/a-0.tar.index.npz")
+        memory.rm("/bucket/a-0.tar")
+        with pytest.raises(BadSample, match=r"a-0\.tar: two: no such file"):
+            there[1]
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+def test_sources_cross_processes_and_indexes_are_small(tmp_path):
+    n = 2000
+    members = [(f"{i:07d}.{s}", b"x") for i in range(n) for s in ("jpg", "txt", "json")]
+    source = TarSource(write_tar(tmp_path / "a.tar", members), captions=False)
+    pickled = pickle.dumps(source)
+    assert len(pickled) < n * (33 + 7) + 2000
+    assert pickle.loads(pickled)[n - 1].key == f"{n - 1:07d}"
 
 
 def test_many_shards_need_few_descriptors(tmp_path):
@@ -173,5 +294,5 @@ def test_many_shards_need_few_descriptors(tmp_path):
     files = [pathlib.Path(os.path.realpath(f)) for f in pathlib.Path("/proc/self/fd").glob("*")]
     assert not [file for file in files if file.parent == tmp_path]  # on Linux
     os.remove(source.shards[3])
-    with pytest.raises(UserError, match=r"s-03\.tar: k: No such file .* still there"):
+    with pytest.raises(BadSample, match=r"s-03\.tar: k: no such file; fetch"):
         source[3]

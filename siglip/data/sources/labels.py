@@ -1,0 +1,47 @@
+"""Captions made from class labels."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+from siglip.config import UserError
+from siglip.data.sources.base import BadSample, Sample, Source, damage_of
+
+_PROBES = 3  # samples that are looked at when a source is opened: the first may be a bad one
+
+
+class Labelled:
+    """A source whose captions are `templates` with the sample's `meta[field]` in place of `{}`."""
+
+    def __init__(self, source: Source, field: str, templates: Sequence[str], where: str):
+        self._source, self._field, self._templates = source, field, tuple(templates)
+        self.damage = damage_of(source)
+        for i in range(min(_PROBES, len(source))):
+            try:
+                meta = source[i].meta
+            except BadSample:
+                continue
+            if field not in meta:
+                there = ", ".join(meta) or "nothing beside the picture"
+                raise UserError(f"{where}?label={field}: no such field; a sample has {there}")
+            break
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> Sample:
+        sample = self._source[i]
+        label = sample.meta.get(self._field)
+        if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+            reason = f"its {self._field} is {label!r}, no label"
+            raise BadSample("no label", sample.where, reason, "give it one or remove it")
+        captions = tuple(template.replace("{}", str(label)) for template in self._templates)
+        return dataclasses.replace(sample, captions=captions)
+
+    def keys(self) -> Sequence[str]:
+        return self._source.keys()
+
+    def fingerprint(self) -> str:
+        """Changes with the source, the field or the templates."""
+        facts = "\n".join([self._source.fingerprint(), self._field, *self._templates])
+        return hashlib.sha256(facts.encode()).hexdigest()

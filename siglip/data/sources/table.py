@@ -1,0 +1,218 @@
+"""Tables of paths and captions: CSV, TSV, JSON lines, parquet."""
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import pyarrow.types
+
+from siglip.config import UserError
+from siglip.data.sources import files
+from siglip.data.sources.address import Options
+from siglip.data.sources.base import BadSample, Sample, check_picture, usable_captions
+
+IMAGE_COLUMNS = ("file_name", "filepath", "image_path", "image", "path", "img", "filename")
+CAPTION_COLUMNS = ("text", "caption", "captions", "title", "description")
+_PROBES = 10  # pictures that are looked for when a table is opened
+_BLOCK = 2**24  # bytes read at once; a row may not be longer
+
+
+class TableSource:
+    """Pictures whose paths are in a column, with captions in others.
+
+    Args:
+      columns: a row a picture; kept as arrays of Arrow, of which a cell becomes an object when its
+        row is read. Texts are strings or UTF-8 bytes, captions also lists of these.
+      root: the folder that relative paths start from; `options.root` goes before it.
+      where: the table's name, for messages.
+      options: `image`, `caption` and `key` choose columns. By default the first of
+        `IMAGE_COLUMNS` and of `CAPTION_COLUMNS` that is there; the key is the path without suffix.
+      captions: whether captions are wanted; if not, no column needs to hold them.
+      damage: rows that were left out.
+    """
+
+    def __init__(
+        self, columns: pa.Table, root: str, where: str, options: Options | None = None,
+        captions: bool = True, damage: Sequence[BadSample] = (),
+    ):  # fmt: skip
+        options = options or Options()
+        names = columns.column_names
+        if not len(columns):
+            raise damage[0] if damage else UserError(f"{where}: no rows; give it some")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{where}: two columns are named {twice!r}; rename one")
+        self._columns, self._where, self._root = columns, where, options.root or root
+        self.damage = list(damage)
+        self._image = choose("image", (options.image,), IMAGE_COLUMNS, names, where)[0]
+        if not _is_text(columns[self._image].type):
+            raise UserError(
+                f"{where}: its column {self._image} holds {columns[self._image].type}, not paths; "
+                f"choose one of {', '.join(names)} with ?image=NAME"
+            )
+        self._key = choose("key", (options.key,), (self._image,), names, where)[0]
+        self._captions = (
+            choose("caption", options.caption, CAPTION_COLUMNS, names, where) if captions else []
+        )
+        used = {self._image, self._key, *self._captions}
+        self._meta = [name for name in names if name not in used]
+        self._check_paths()
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def keys(self) -> list[str]:
+        return [self._key_of(cell) for cell in self._columns[self._key].to_pylist()]
+
+    def fingerprint(self) -> str:
+        """Changes with the cells of the columns in use and with their order."""
+        digest = hashlib.sha256()
+        for name in (self._image, self._key, *self._captions):
+            digest.update(f"\n{name}\n".encode())
+            _hash(self._columns[name], digest)
+        return digest.hexdigest()
+
+    def __getitem__(self, i: int) -> Sample:
+        path = self._path(i)
+        key = self._key_of(self._cell(self._key, i))
+        where = f"{self._where}: {key or f'row {i + 1}'}"
+        if not path:
+            raise BadSample("no picture", where, f"its {self._image} is empty")
+        captions = [self._cell(name, i) for name in self._captions]
+        captions = usable_captions(captions, where) if self._captions else ()
+        image = files.read(path)
+        check_picture(image, where)
+        meta = {name: _plain(self._cell(name, i)) for name in self._meta}
+        return Sample(key, where, image, captions, meta)
+
+    def _cell(self, name: str, i: int) -> Any:
+        scalar = self._columns[name][i]
+        try:
+            return scalar.as_py()
+        except UnicodeDecodeError:  # Arrow's reader of JSON lets it pass
+            return scalar.as_buffer().to_pybytes() if _is_text(scalar.type) else b"\xff"
+
+    def _path(self, i: int) -> str:
+        cell = self._cell(self._image, i)
+        return files.join(self._root, os.fsdecode(cell)) if cell else ""
+
+    def _key_of(self, cell: Any) -> str:
+        text = "" if cell is None else str(_plain(cell))
+        return os.path.splitext(text)[0] if self._key == self._image else text
+
+    def _check_paths(self) -> None:
+        """Refuse a table of which no picture is where it says: its root is another one."""
+        n = len(self)
+        rows = sorted({i * (n - 1) // _PROBES for i in range(_PROBES + 1)})
+        paths = [path for i in rows if (path := self._path(i))]
+        if not any(files.is_file(path) for path in paths):
+            example = f"no picture {paths[0]}" if paths else f"no paths in column {self._image}"
+            raise UserError(
+                f"{self._where}: {example}, nor in {len(rows)} rows looked at; relative paths "
+                "start from the table's folder, or from ?root=FOLDER"
+            )
+
+
+def open_place(place: str, options: Options, captions: bool = True) -> list[TableSource]:
+    """The tables that a pattern names."""
+    sources = []
+    for path in files.expand(place):
+        columns, damage = read(path, options)
+        root = files.folder_of(path)
+        sources.append(TableSource(columns, root, path, options, captions, damage))
+    return sources
+
+
+def choose(
+    option: str, wanted: Sequence[str], defaults: Sequence[str], names: Sequence[str], where: str
+) -> list[str]:
+    """The columns that `?option=` names, else the first of `defaults` that is among `names`."""
+    wanted = [name for name in wanted if name]
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{where}?{option}={name}: no such column; it has {', '.join(names)}")
+    if found := wanted or [name for name in defaults if name in names][:1]:
+        return found
+    raise UserError(
+        f"{where}: no column for the {option} ({', '.join(defaults)}); it has {', '.join(names)}: "
+        f"choose with ?{option}=NAME"
+    )
+
+
+def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadSample]]:
+    """The columns of a table, those of a CSV as bytes, and the rows that had to be left out."""
+    suffix = os.path.splitext(path)[1]
+    with files.open(path) as file:
+        try:
+            if suffix == ".parquet":
+                return pyarrow.parquet.read_table(file), []
+            if suffix == ".jsonl":
+                return pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK)), []
+            return _read_csv(file, path, suffix, options.sep if options else "")
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a table that can be read ({reason}); repair it") from None
+
+
+def _read_csv(file: Any, path: str, suffix: str, sep: str) -> tuple[pa.Table, list[BadSample]]:
+    header = file.readline().decode("utf-8-sig").rstrip("\r\n")
+    file.seek(0)
+    if not sep:
+        sep = "\t" if suffix == ".tsv" else max(",\t;", key=header.count)
+    names = next(csv.reader(io.StringIO(header), delimiter=sep), [])
+    damage = []
+
+    def leave_out(row: pyarrow.csv.InvalidRow) -> str:
+        reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
+        damage.append(BadSample("broken row", f"{path}: {row.text[:60]!r}", reason, "repair it"))
+        return "skip"
+
+    table = pyarrow.csv.read_csv(
+        file,
+        pyarrow.csv.ReadOptions(block_size=_BLOCK),
+        pyarrow.csv.ParseOptions(
+            delimiter=sep, newlines_in_values=True, invalid_row_handler=leave_out
+        ),
+        # Bytes: one caption that is not UTF-8 must not make the table unreadable, and "007" is no
+        # number.
+        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
+    )
+    return table, damage
+
+
+def _is_text(type: pa.DataType) -> bool:
+    kinds = pyarrow.types
+    if kinds.is_dictionary(type):
+        type = type.value_type
+    return any(
+        test(type)
+        for test in (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)
+    )
+
+
+def _plain(cell: Any) -> Any:
+    return cell.decode(errors="replace") if isinstance(cell, bytes) else cell
+
+
+def _hash(column: pa.ChunkedArray, digest: Any) -> None:
+    """Feed the cells, however they are split into chunks: lengths, then what they hold."""
+    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+        digest.update(pc.fill_null(pc.list_value_length(column), -1).to_numpy())
+        column = pc.list_flatten(column)
+    if not _is_text(column.type):
+        column = column.cast(pa.string())
+    column = column.cast(pa.large_binary())
+    digest.update(pc.fill_null(pc.binary_length(column), -1).to_numpy())
+    for chunk in pc.fill_null(column, b"").chunks:
+        _, offsets, cells = chunk.buffers()
+        offsets = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
+        if cells is not None and len(chunk):
+            digest.update(cells[int(offsets[0]) : int(offsets[-1])])

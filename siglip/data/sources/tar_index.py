@@ -1,0 +1,98 @@
+"""Where the samples of a tar shard are, read once and kept beside it."""
+
+import collections
+import dataclasses
+import io
+import tarfile
+import zipfile
+from typing import BinaryIO
+
+import numpy as np
+
+from siglip.data.sources import files
+from siglip.data.sources.base import IMAGE_SUFFIXES
+
+BLOCK = 512  # bytes: members begin at multiples of it
+IMAGE, JSON, TXT = range(3)  # the second axis of `Index.spans`
+_FORMAT = 3  # of the sidecar
+_READ_AHEAD = 8 * 2**20  # bytes of a shard in a bucket: few members are larger
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The samples of a shard: 28 bytes each beside their keys.
+
+    Attributes:
+      keys: uint8, the UTF-8 of all keys, one after the other.
+      ends: (n,) uint32, where each of them ends.
+      spans: (n, 3, 2) uint32, the first block and the size in bytes of picture, .json and .txt;
+        zeros for a member that is not there.
+      damage: what is wrong with the shard, or "".
+    """
+
+    keys: np.ndarray
+    ends: np.ndarray
+    spans: np.ndarray
+    damage: str = ""
+
+    def key(self, row: int) -> str:
+        start = self.ends[row - 1] if row else 0
+        return self.keys[start : self.ends[row]].tobytes().decode(errors="replace")
+
+
+def load(path: str) -> Index:
+    """The index in `<path>.index.npz`, or a new one, which is written there if that can be done."""
+    stamp = np.array([_FORMAT, *files.stamp(path)])
+    sidecar = f"{path}.index.npz"
+    if files.is_file(sidecar):
+        try:
+            with np.load(io.BytesIO(files.read(sidecar)), allow_pickle=False) as saved:
+                if np.array_equal(saved["stamp"], stamp):
+                    arrays = (saved[name] for name in ("keys", "ends", "spans"))
+                    return Index(*arrays, damage=saved["damage"].tobytes().decode())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # half-written or foreign: build it again
+    with files.open(path, _READ_AHEAD) as file:
+        index = _scan(file)
+    arrays = {"stamp": stamp, "keys": index.keys, "ends": index.ends, "spans": index.spans}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays, damage=np.frombuffer(index.damage.encode(), np.uint8))
+    files.try_write(sidecar, buffer.getvalue())
+    return index
+
+
+def _scan(file: BinaryIO) -> Index:
+    """Read the headers of all members, up to where the shard is damaged."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    samples: dict[str, dict[str, tuple[int, int]]] = collections.defaultdict(dict)
+    damage = ""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                # WebDataset: the key ends at the first dot of the file name.
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if not (member.isfile() and suffix):
+                    continue
+                if not 0 <= member.size <= length - member.offset_data:
+                    raise tarfile.ReadError(f"{member.name} is cut short")
+                span = (member.offset_data // BLOCK, member.size)
+                samples[f"{folder}/{stem}" if folder else stem][suffix.lower()] = span
+            # tarfile takes a damaged header, or a cut between two members, for the end.
+            file.seek(tar.offset)
+            if file.read(BLOCK) != tarfile.NUL * BLOCK:
+                raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        damage = f"not a whole tar file ({error})"
+    keys, spans = [], []
+    for key, members in samples.items():
+        if image := next((members[s] for s in IMAGE_SUFFIXES if s in members), None):
+            keys.append(key.encode(errors="surrogateescape"))
+            spans.append((image, members.get("json", (0, 0)), members.get("txt", (0, 0))))
+    return Index(
+        np.frombuffer(b"".join(keys), np.uint8),
+        np.cumsum([len(key) for key in keys], dtype=np.uint32),
+        np.array(spans, np.uint32).reshape(-1, 3, 2),
+        damage,
+    )

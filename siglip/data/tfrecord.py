@@ -1,0 +1,36 @@
+"""TFRecord files, read in order without TensorFlow."""
+
+import struct
+from collections.abc import Iterator
+
+import google_crc32c
+
+from siglip.data.sources import files
+from siglip.data.sources.base import BadSample
+
+_MASK = 0xA282EAD8
+
+
+def read_tfrecords(path: str) -> Iterator[bytes]:
+    """All records of a file that is not compressed; a damaged one is a `BadSample`.
+
+    A record is its length (8 bytes, little endian), the checksum of these, the data and its
+    checksum. See https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    with files.open(path) as file:
+        number = 0
+        while header := file.read(12):
+            where = f"{path}: record {number}"
+            if len(header) < 12 or _checksum(header[:8]) != header[8:]:
+                raise BadSample("broken record", where, "its length is damaged", "fetch it again")
+            (length,) = struct.unpack("<Q", header[:8])
+            data, checksum = file.read(length), file.read(4)
+            if len(data) < length or _checksum(data) != checksum:
+                raise BadSample("broken record", where, "damaged or cut short", "fetch it again")
+            yield data
+            number += 1
+
+
+def _checksum(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF)

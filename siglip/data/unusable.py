@@ -1,0 +1,84 @@
+"""Samples that a run cannot use: counted by kind, named in a log, too many end it."""
+
+import collections
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from siglip.config import UserError
+from siglip.data.sources.base import BadSample
+
+SHOWN = 5  # of a kind one by one; after that every hundredth
+_REMEMBERED = 100_000  # samples that are counted once however often they are met
+
+
+class Fault(NamedTuple):
+    """What is wrong with a sample, as plain values that cross from worker processes."""
+
+    kind: str
+    where: str
+    reason: str
+
+    @classmethod
+    def of(cls, error: BadSample) -> "Fault":
+        return cls(error.kind, error.where, error.reason)
+
+
+class Ledger:
+    """What could not be used so far.
+
+    Args:
+      limit: the share of samples from which on `add` raises.
+      samples: in the source. Before a thousand of them (or all) were visited, the share is taken
+        of those: one bad sample among the first ten is no reason to stop.
+      path: of a log with a JSON line for each unusable sample, continued if it exists.
+    """
+
+    def __init__(
+        self, limit: float, samples: int, path: str | os.PathLike | None = None,
+        tell: Callable[[str], None] = print,
+    ):  # fmt: skip
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._limit, self._tell = limit, tell
+        self.path = pathlib.Path(path) if path else None
+        self._visits, self._bad_visits, self._least = 0, 0, min(samples, 1000)
+        self._known: set[str] = set()
+
+    def note(self, faults: Iterable[Fault]) -> None:
+        """Write them down, each once."""
+        fresh = []
+        for fault in faults:
+            if fault.where in self._known:
+                continue
+            if len(self._known) < _REMEMBERED:
+                self._known.add(fault.where)
+            fresh.append(fault)
+            self.counts[fault.kind] += 1
+            n = self.counts[fault.kind]
+            if n <= SHOWN or n % 100 == 0:
+                so_far = f" ({n} so far: {fault.kind})" if n > SHOWN else ""
+                self._tell(f"unusable: {fault.where}: {fault.reason}{so_far}")
+        if fresh and self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a") as file:
+                file.writelines(json.dumps(fault._asdict()) + "\n" for fault in fresh)
+
+    def add(self, faults: Iterable[Fault], visits: int) -> None:
+        """Of so many more samples visited, these were unusable; raises if all are too many."""
+        faults = list(faults)
+        self.note(faults)
+        self._visits += visits
+        self._bad_visits += len(faults)
+        if self._bad_visits > self._limit * max(self._visits, self._least):
+            where = f" ({self.path} names them)" if self.path else ""
+            raise UserError(
+                f"{self._bad_visits} of {self._visits} samples are unusable{where}: "
+                f"{self.summary()}; repair the data, or raise config.data.max_unusable="
+                f"{self._limit:g}"
+            )
+
+    def summary(self) -> str:
+        """Such as "12 truncated image, 3 no caption", the most frequent first."""
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())

@@ -1,0 +1,72 @@
+"""What a run reads: pairs to learn from, pairs and labelled pictures to be judged by, tokens."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import jax
+
+from siglip import config as cfg
+from siglip.data import subset
+from siglip.data.sources import Source, open_source
+from siglip.data.sources.base import damage_of
+from siglip.data.text import Tokenizer, check_vocabulary
+from siglip.data.unusable import Fault, Ledger
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    train: Source
+    validation: Source | None
+    labelled: Source | None
+    tokenizer: Tokenizer
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of what the result of a run depends on."""
+        return {"data": self.train.fingerprint(), "tokenizer": self.tokenizer.fingerprint()}
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know before the run begins."""
+        if self.validation is None:
+            return
+        copies, compared = subset.count_copies(self.train, self.validation)
+        if copies:
+            yield (
+                f"warning: {copies} validation pictures are also among the {compared} training "
+                "pictures compared: validation will look better than it is; remove them from one"
+            )
+
+
+def open_inputs(c: cfg.Config) -> Inputs:
+    """Everything found and understood; samples are not read yet."""
+    tokenizer = Tokenizer(c.text, c.model.text.length)
+    check_vocabulary(tokenizer, c.model.text)
+    train = _open(c.data.train, "config.data.train")
+    validation = labelled = None
+    if c.data.validation:
+        validation = _open(c.data.validation, "config.data.validation")
+    elif c.data.holdout:
+        train, validation = subset.hold_out(train, c.data.holdout, "config.data.holdout")
+    if c.eval.every and c.eval.data:
+        labelled = _open(c.eval.data, "config.eval.data")
+    if c.eval.every and not (validation or labelled):
+        raise cfg.UserError(
+            f"config.eval.every={c.eval.every!r}: nothing to evaluate; give data.validation, "
+            "data.holdout or eval.data"
+        )
+    return Inputs(train, validation, labelled, tokenizer)
+
+
+def _open(address: str, field: str) -> Source:
+    if not address:
+        raise cfg.UserError(f"{field}: no data given; set it to pairs in any format (docs/data.md)")
+    return open_source(address)
+
+
+def make_ledger(c: cfg.Config, inputs: Inputs, workdir: pathlib.Path) -> Ledger:
+    """Counts what cannot be used, in a file for each host that finds any."""
+    host = jax.process_index()
+    name = f"unusable{f'-{host}' if host else ''}.jsonl"
+    ledger = Ledger(c.data.max_unusable, len(inputs.train), workdir / name)
+    ledger.note(Fault.of(error) for error in damage_of(inputs.train))
+    return ledger

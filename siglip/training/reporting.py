@@ -1,0 +1,187 @@
+"""What a run tells while it goes on: metrics of its steps, evaluations, a trace."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from siglip import config as cfg
+from siglip.evaluation import history
+from siglip.metrics import EVALUATIONS, MetricsWriter, Progress, read_lines
+from siglip.model import siglip
+from siglip.parallel import peaks
+from siglip.training import state
+from siglip.training.cost import flops_per_pair
+from siglip.training.schedule import in_steps, make_schedule
+from siglip.training.step import Metrics
+from siglip.training.validation import Validation
+
+CURVES = "evaluations.png"
+
+
+class Stopwatch:
+    """Seconds spent by purpose."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, purpose: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[purpose] += time.monotonic() - start
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The facts of a run that its parts share."""
+
+    config: cfg.Config
+    workdir: pathlib.Path
+    mesh: Mesh
+    total: int  # steps
+    samples: int  # of the training set
+    watch: Stopwatch
+
+    @functools.cached_property
+    def peak(self) -> float | None:
+        """FLOP/s of all devices together, in bfloat16; None if unknown."""
+        peak = peaks.peak(self.mesh.devices.flat[0].device_kind)
+        return peak and peak.flops * self.mesh.size
+
+    def mfu(self, pairs_per_second: float) -> float | None:
+        """Model FLOP utilisation: the share of the peak that goes into the model's own products."""
+        return self.peak and pairs_per_second * flops_per_pair(self.config) / self.peak
+
+
+class Profile:
+    """A trace of some steps, for xprof: `first` to `last`, counted from 1 (None: of none)."""
+
+    def __init__(self, window: tuple[int, int] | None, folder: pathlib.Path):
+        self._first, self._last = window or (0, 0)
+        self._folder, self._running = folder, False
+
+    def before_step(self, done: int, train_state: state.TrainState) -> None:
+        if self._first <= done + 1 <= self._last and not self._running:  # also when resuming
+            jax.block_until_ready(train_state)  # the steps before it do not belong to it
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif done == self._last:
+            jax.block_until_ready(train_state)
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+        self._running = False
+
+
+class Reporter:
+    """Reads the metrics of every step, stops the run on a bad loss, and writes what is due."""
+
+    def __init__(self, run: Run, first: int):
+        self._run = run
+        self._schedule = make_schedule(run.config, run.samples)
+        writes = jax.process_index() == 0
+        self._writer = MetricsWriter(run.workdir, first) if writes else None
+        self._progress = Progress(run.total, first) if writes else None
+        self._mark(first)
+
+    def _mark(self, step: int) -> None:
+        self._last = (step, *self._times())
+
+    def _times(self) -> tuple[float, float]:
+        """Seconds of the run without evaluations, and of those the ones waiting for data."""
+        spent = self._run.watch.seconds
+        return time.monotonic() - spent["evaluating"], spent["waiting for data"]
+
+    def read(self, step: int, values: Metrics) -> None:
+        """`values` are those of the update that made `step`; waits until it is computed."""
+        loss, c = float(values["loss"]), self._run.config
+        if not (math.isfinite(loss) and math.isfinite(values["param_norm"])):
+            raise cfg.UserError(
+                f"step {step}: the loss is {loss}, the norm of the updated parameters "
+                f"{float(values['param_norm'])}; lower optimizer.learning_rate="
+                f"{c.optimizer.learning_rate} or lengthen optimizer.warmup="
+                f"{c.optimizer.warmup!r}; checkpoints before it are intact in {self._run.workdir}"
+            )
+        if self._writer is None:
+            return
+        self._progress.advance_to(step)
+        if step % c.train.log_every and step != self._run.total:
+            return
+        now = step, *self._times()
+        steps, seconds, waited = (x - then for x, then in zip(now, self._last, strict=True))
+        scalars = {name: float(value) for name, value in values.items()}
+        scalars["learning_rate"] = c.optimizer.learning_rate * float(self._schedule(step - 1))
+        scalars["pairs_per_second"] = steps * c.data.batch_size / seconds
+        scalars["data_wait_share"] = waited / seconds
+        text = f"loss {loss:.3f}  {scalars['pairs_per_second']:,.0f} pairs/s"
+        if (mfu := self._run.mfu(scalars["pairs_per_second"])) is not None:
+            scalars["mfu"] = mfu
+            text += f"  mfu {mfu:.1%}"
+        self._writer.write(step, scalars)
+        self._progress.report(step, text)
+        self._mark(step)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._progress.close()
+
+
+class Evaluations:
+    """Measures the parameters before the first step, every so many, and after the last."""
+
+    def __init__(self, run: Run, validation: Validation | None, first: int):
+        self._run, self._validation = run, validation
+        if validation is None:
+            return
+        c = run.config
+        every = in_steps(c.eval.every, "config.eval.every", c, run.samples, run.total)
+        self._every = max(1, every)
+        self._writer = None
+        if jax.process_index() == 0:
+            self._writer = MetricsWriter(run.workdir, first, EVALUATIONS)
+
+    def due(self, step: int) -> bool:
+        last = self._run.total
+        return self._validation is not None and (step % self._every == 0 or step == last)
+
+    def __call__(self, step: int, params: siglip.Params) -> float | None:
+        """Measure and write down; what `train.best` names, if it names any."""
+        start = time.monotonic()
+        with self._run.watch("evaluating"):
+            metrics = self._validation(params)
+        if self._writer:
+            self._writer.write(step, metrics)
+            record = {"step": step, **metrics}
+            print(
+                f"evaluated at step {step}: {history.line(record)} "
+                f"({time.monotonic() - start:.1f} s)",
+                flush=True,
+            )
+        return metrics.get(self._run.config.train.best)
+
+    def close(self) -> None:
+        if self._validation and self._writer:
+            self._writer.close()
+
+
+def summarise(run: Run) -> None:
+    """Print the evaluations before, at their best and after, and draw how they went."""
+    records = read_lines(run.workdir / EVALUATIONS)
+    Console().print(history.table(records, run.config.train.best))
+    history.curves(path := run.workdir / CURVES, records)
+    print(path, flush=True)

@@ -1,0 +1,110 @@
+"""How good a model is while it learns: loss, retrieval and zero-shot accuracy."""
+
+import dataclasses
+
+import numpy as np
+
+from siglip import config as cfg
+from siglip import losses
+from siglip.data.sources import BadSample, Source
+from siglip.data.unusable import Fault, Ledger
+from siglip.evaluation import zeroshot
+from siglip.evaluation.retrieval import RECALLS, retrieval
+from siglip.model import siglip
+from siglip.training.encoder import Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pictures of a source, and the texts of them all with the picture of each."""
+
+    source: Source
+    indices: np.ndarray  # (n,) of samples
+    captions: list[str]  # m
+    owner: np.ndarray  # (m,) positions in `indices`
+
+
+class Validation:
+    """Measures parameters on held-out pairs and on labelled pictures, whichever are given."""
+
+    def __init__(
+        self, c: cfg.Config, encode: Encoder, pairs: Source | None, labelled: Source | None,
+        ledger: Ledger,
+    ):  # fmt: skip
+        self._c, self._encode = c, encode
+        self._pairs = pairs and read_pairs(pairs, c.eval.pairs, ledger)
+        self._labelled = labelled
+        self._check(c.train.best)
+        if labelled:
+            self._names, self._labels = zeroshot.class_names(labelled, c.eval.label)
+
+    def _check(self, best: str) -> None:
+        """Refuse to choose by what is not measured, or is not the better the higher."""
+        scores = [f"validation/{name}" for name in RECALLS] if self._pairs else []
+        scores += ["zeroshot/top1", "zeroshot/top5"] if self._labelled else []
+        if best and best not in scores:
+            raise cfg.UserError(
+                f"config.train.best={best!r}: is not measured; choose from {', '.join(scores)}"
+            )
+
+    def __call__(self, params: siglip.Params) -> dict[str, float]:
+        """Metrics by name, such as `validation/loss`."""
+        metrics = {}
+        if self._pairs:
+            scores = self._score_pairs(self._pairs, params)
+            metrics |= {f"validation/{name}": value for name, value in scores.items()}
+        if self._labelled:
+            result = self._classify(params)
+            metrics |= {"zeroshot/top1": result.topk(1), "zeroshot/top5": result.topk(5)}
+        return metrics
+
+    def _score_pairs(self, pairs: Pairs, params: siglip.Params) -> dict[str, float]:
+        zimg, usable = self._encode.images(params, pairs.source, pairs.indices)
+        ztxt = self._encode.texts(params, pairs.captions)
+        kept = np.cumsum(usable) - 1
+        texts = usable[pairs.owner]
+        zimg, ztxt, owner = zimg[usable], ztxt[texts], kept[pairs.owner[texts]]
+        return {"loss": self._loss(params, zimg, ztxt, owner), **retrieval(zimg, ztxt, owner)}
+
+    def _loss(
+        self, params: siglip.Params, zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray
+    ) -> float:
+        """The mean over batches of the training batch's size, as far as there are so many pairs."""
+        _, first = np.unique(owner, return_index=True)
+        size = min(self._c.data.batch_size, len(zimg))
+        t, b = (np.asarray(params[name].addressable_data(0)) for name in ("t", "b"))
+        values = []
+        for start in range(0, len(zimg) - size + 1, size):
+            rows = slice(start, start + size)
+            z = zimg[rows], ztxt[first[rows]]
+            softmax = self._c.loss.name == "softmax"
+            value = losses.softmax_loss(*z, t) if softmax else losses.sigmoid_loss(*z, t, b)
+            values.append(float(value))
+        return float(np.mean(values))
+
+    def _classify(self, params: siglip.Params) -> zeroshot.Result:
+        indices = np.arange(len(self._labelled))
+        zimg, usable = self._encode.images(params, self._labelled, indices)
+        texts = [self._c.eval.template.replace("{}", name) for name in self._names]
+        logits = zimg @ self._encode.texts(params, texts).T
+        logits[~usable] = np.nan  # counts as wrong
+        return zeroshot.Result(self._names, self._labels, logits)
+
+
+def read_pairs(source: Source, limit: int, ledger: Ledger) -> Pairs:
+    """At most `limit` pairs, spread over the source; those that cannot be read are left out."""
+    chosen, captions, owner = [], [], []
+    for i in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
+        try:
+            sample = source[int(i)]
+        except BadSample as error:
+            ledger.note([Fault.of(error)])
+            continue
+        captions += sample.captions
+        owner += [len(chosen)] * len(sample.captions)
+        chosen.append(int(i))
+    if not chosen:
+        raise cfg.UserError(
+            f"config.data.validation: none of its pairs can be used: {ledger.summary()}"
+        )
+    return Pairs(source, np.array(chosen), captions, np.array(owner))

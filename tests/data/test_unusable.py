@@ -1,0 +1,40 @@
+"""What cannot be used is counted once, told sparingly, and too much of it ends a run."""
+
+import json
+
+import pytest
+
+from siglip.config import UserError
+from siglip.data.unusable import SHOWN, Fault, Ledger
+
+
+def faults(*numbers, kind="no caption"):
+    return [Fault(kind, f"a.tar: {i}", "has no caption") for i in numbers]
+
+
+def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
+    told = []
+    ledger = Ledger(0.5, 1000, tmp_path / "run/unusable.jsonl", told.append)
+    ledger.add(faults(*range(250)), 1000)
+    ledger.add(faults(*range(250)), 1000)  # the next epoch
+    ledger.note(faults(1, kind="empty file"))  # the same sample
+    assert ledger.counts == {"no caption": 250} and ledger.summary() == "250 no caption"
+    assert len(told) == SHOWN + 2 and "(200 so far: no caption)" in told[-1]
+    lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    assert len(lines) == 250 and lines[3]["where"] == "a.tar: 3"
+
+
+def test_the_share_decides_and_the_first_few_do_not():
+    ledger = Ledger(0.01, 5000, tell=lambda _: None)
+    ledger.add(faults(*range(10)), 20)  # half of what was seen, a hundredth of a thousand
+    with pytest.raises(UserError, match=r"^11 of 21 samples .*: 11 no caption; .*=0\.01$"):
+        ledger.add(faults(10), 1)
+    small = Ledger(0.01, 100, tell=lambda _: None)
+    small.add(faults(0), 10)
+    with pytest.raises(UserError, match="2 of 20"):
+        small.add(faults(1), 10)
+    none = Ledger(0.0, 100, tell=lambda _: None)
+    with pytest.raises(UserError, match="1 of 10"):
+        none.add(faults(1), 10)
+    every = Ledger(1.0, 100, tell=lambda _: None)
+    every.add(faults(*range(100)), 100)

@@ -1,0 +1,47 @@
+"""The table of before and after, and the curves."""
+
+import io
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from siglip.evaluation import history
+
+RECORDS = [
+    {"step": 0, "validation/loss": 3.0, "validation/mean_recall": 0.1, "zeroshot/top1": 0.5},
+    {"step": 10, "validation/loss": 2.0, "validation/mean_recall": 0.4, "zeroshot/top1": 0.4},
+    {"step": 20, "validation/loss": 1.5, "validation/mean_recall": 0.4, "zeroshot/top1": 0.3},
+]
+
+
+def rendered(table) -> list[list[str]]:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().splitlines()
+    return [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines
+    ]
+
+
+def test_table_shows_before_best_and_after():
+    rows = rendered(history.table(RECORDS, "validation/mean_recall"))
+    assert ["metric", "step 0", "step 20", "step 20"] in rows  # of equals the latest
+    assert ["validation/mean_recall (best by it)", "10.00%", "40.00%", "40.00%"] in rows
+    assert ["validation/loss", "3", "1.5", "1.5"] in rows
+    assert ["zeroshot/top1", "50.00%", "30.00%"] in rendered(history.table(RECORDS))
+
+
+@pytest.mark.parametrize("names,panels", [(list(RECORDS[0]), 3), (["step", "zeroshot/top1"], 1)])
+def test_curves_draw_what_was_measured(tmp_path, names, panels):
+    history.curves(tmp_path / "c.png", [{n: r[n] for n in names} for r in RECORDS])
+    picture = Image.open(tmp_path / "c.png")
+    assert picture.width == pytest.approx(500 * panels, abs=20)
+    assert len(picture.convert("RGB").getcolors(10**6)) > 50  # lines, not a blank page
+
+
+def test_line_says_what_was_measured():
+    assert history.line(RECORDS[1]) == (
+        "validation/loss 2, validation/mean_recall 40.00%, zeroshot/top1 40.00%"
+    )
+    assert history.line({"step": 1, "zeroshot/top1": 0.25}) == "zeroshot/top1 25.00%"

@@ -1,0 +1,143 @@
+"""Validation on the live parameters: on any number of devices what a loaded model says."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from siglip import config as cfg
+from siglip import losses
+from siglip.data.sources import open_source
+from siglip.data.text import Tokenizer
+from siglip.data.unusable import Ledger
+from siglip.evaluation.retrieval import retrieval
+from siglip.inference import Model
+from siglip.metrics import EVALUATIONS, read_lines
+from siglip.model import siglip
+from siglip.parallel import mesh as meshes
+from siglip.parallel import sharding
+from siglip.pretrained.load import load
+from siglip.training import loop
+from siglip.training.encoder import Encoder
+from siglip.training.validation import Validation, read_pairs
+from tests.conftest import EMOJI
+
+PAIRS = 37  # no multiple of the devices or of the batch size
+
+
+@pytest.fixture
+def config(tiny_config) -> cfg.Config:
+    evaluation = cfg.Evaluation(pairs=PAIRS, batch_size=12, template="a {}")
+    return dataclasses.replace(tiny_config, eval=evaluation)
+
+
+class Spoilt:
+    """A source of which one picture cannot be decoded, and one sample has no caption."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, i):
+        sample = self.source[i]
+        return dataclasses.replace(sample, image=b"nonsense") if i == 0 else sample
+
+
+def measure(config, devices, source, labelled=None, ledger=None):
+    mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:devices])
+    params = siglip.init(config.model, 3)
+    params = jax.device_put(params, sharding.tree_shardings(params, mesh))
+    ledger = ledger or Ledger(1, 1000)
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    encoder = Encoder(config, mesh, tokenizer, ledger)
+    return Validation(config, encoder, source, labelled, ledger)(params), params
+
+
+def test_any_number_of_devices_measures_what_is_so(config):
+    source = open_source(str(EMOJI / "heldout-00000.tar"))
+    one, params = measure(config, 1, source, source)
+    eight, _ = measure(config, 8, source, source)
+    assert one.keys() == eight.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
+
+    model = load_like(config, params)
+    pairs = read_pairs(source, PAIRS, Ledger(1, 1))
+    assert len(pairs.indices) == PAIRS and pairs.indices[-1] == len(source) - 1
+    zimg = model.encode_image([source[i].image for i in pairs.indices])
+    ztxt = model.encode_text(pairs.captions)
+    for name, value in retrieval(zimg, ztxt, pairs.owner).items():
+        np.testing.assert_allclose(one[f"validation/{name}"], value, rtol=1e-5, err_msg=name)
+    first = [list(pairs.owner).index(i) for i in range(PAIRS)]
+    batches = [slice(0, 16), slice(16, 32)]  # of the training batch's size; the rest is left
+    expected = np.mean([
+        losses.sigmoid_loss(zimg[b], ztxt[first][b], params["t"], params["b"]) for b in batches
+    ])  # fmt: skip
+    np.testing.assert_allclose(one["validation/loss"], expected, rtol=1e-5)
+
+    names = [source[i].meta["name"] for i in range(len(source))]
+    z = model.encode_image([source[i].image for i in range(len(source))])
+    guesses = np.argmax(z @ model.encode_text([f"a {name}" for name in names]).T, axis=1)
+    assert one["zeroshot/top1"] == pytest.approx(np.mean(guesses == np.arange(len(names))))
+
+
+def load_like(config, params):
+    """A model to embed with, of these parameters."""
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    params = jax.device_put(params, jax.devices()[0])
+    return Model(params, config.model, config.image, lambda: tokenizer)
+
+
+def test_what_cannot_be_decoded_is_left_out_and_noted(config):
+    source = Spoilt(open_source(str(EMOJI / "heldout-00000.tar")))
+    ledger = Ledger(1, 1000, tell=lambda _: None)
+    metrics, _ = measure(config, 8, source, ledger=ledger)
+    assert sum(ledger.counts.values()) == 1
+    assert metrics["validation/image_to_text_recall@10"] * (PAIRS - 1) % 1 == pytest.approx(0)
+
+
+def test_a_run_keeps_its_best_checkpoint(tiny_config, tmp_path, capsys, monkeypatch):
+    scores = iter([0.1, 0.4, 0.4, 0.2])
+    measured = lambda self, params: {"validation/mean_recall": next(scores)}  # noqa: E731
+    monkeypatch.setattr(Validation, "__call__", measured)
+    config = dataclasses.replace(
+        tiny_config,
+        model=cfg.Model(
+            cfg.ImageTower(16, 1, 16, 2, 7, 30), cfg.TextTower(16, 1, 16, 2, 2000, 6, 16)
+        ),
+        data=dataclasses.replace(tiny_config.data, holdout=0.1),
+        train=cfg.Train(duration="6 steps", best="validation/mean_recall", keep_checkpoints=1),
+        eval=cfg.Evaluation(every="2 steps", pairs=50),
+        export="huggingface",
+    )
+    loop.train(config, tmp_path)
+    records = read_lines(tmp_path / EVALUATIONS)
+    assert [r["step"] for r in records] == [0, 2, 4, 6]
+    # The best by now, of equals the latest, and the last.
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"4", "6"}
+    out = capsys.readouterr().out
+    assert "evaluated at step 0: validation/mean_recall 10.00%" in out and "(best by it)" in out
+    assert (tmp_path / "evaluations.png").exists()
+
+    chosen, last = load(f"{tmp_path}@best"), load(tmp_path)
+    assert not equal(chosen.params, last.params)
+    assert equal(load(f"{tmp_path}@4").params, chosen.params)
+    assert equal(load(tmp_path / "export-huggingface").params, chosen.params)
+    with pytest.raises(cfg.UserError, match="@3: no such checkpoint; it has 4, 6, best"):
+        load(f"{tmp_path}@3")
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_a_metric_that_is_not_measured_is_told(tiny_config, tmp_path):
+    train = dataclasses.replace(tiny_config.train, best="validation/recall@1")
+    evaluation = dataclasses.replace(tiny_config.eval, every="5 steps")
+    config = dataclasses.replace(tiny_config, train=train, eval=evaluation)
+    with pytest.raises(cfg.UserError, match=r"is not measured; choose from zeroshot/top1, zeros"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
