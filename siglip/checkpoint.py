@@ -21,7 +21,8 @@ TOKENIZER = "tokenizer.model"
 FREE_FIELDS = (
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.microbatches",
     "train.profile", "model.remat", "model.image.attention", "model.text.attention",
-    "text.tokenizer", "data.processes", "data.threads", "data.prefetch", "data.cache_mb", "data.validation", "data.max_unusable", "loss.tile", "mesh.", "eval.", "train.best", "export",
+    "text.tokenizer", "data.processes", "data.threads", "data.prefetch", "data.cache_mb",
+    "data.validation", "data.max_unusable", "loss.tile", "mesh.", "eval.", "train.best", "export",
 )  # fmt: skip
 
 

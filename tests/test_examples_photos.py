@@ -144,10 +144,10 @@ def test_makes_two_folders_of_captioned_pictures(fetch, index, tmp_path):
     assert named == [f"train/{row['file_name']}" for row in train] + ["heldout/north-060.jpg"]
 
 
-def test_writes_nothing_outside_its_folder(fetch, index, tmp_path):
-    fetch.make(tmp_path / "a/b/c/d/photos", index.url)
-    names = {path.name for path in tmp_path.rglob("*.jpg")}
-    assert names == {f"north-{n}.jpg" for n in ("000", "010", "060", "090")}
+def test_takes_no_name_that_leads_out_of_a_folder(fetch, tmp_path):
+    (archive := tmp_path / "archive.tar").write_bytes(packed())
+    pictures = {entry["file"] for entry in LIBRARY}
+    assert set(fetch.members(archive)) == {*pictures, "library.json"}
 
 
 def test_the_same_command_again_asks_nobody(fetch, index, tmp_path):

@@ -126,10 +126,10 @@ def with_password(index: str) -> tuple[str, urllib.request.OpenerDirector]:
     """The address without `user:password@`, which urllib does not know, and what sends them."""
     parts = urlsplit(index)
     host = parts.netloc.rpartition("@")[2]
-    known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    known = urllib.request.HTTPPasswordMgrWithPriorAuth()
     if parts.username:
         user, password = unquote(parts.username), unquote(parts.password or "")
-        known.add_password(None, host, user, password)
+        known.add_password(None, host, user, password, is_authenticated=True)  # before it is asked
     opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(known))
     return parts._replace(netloc=host).geturl(), opener
 

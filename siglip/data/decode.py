@@ -52,7 +52,7 @@ def opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
     _silence_pillow()
     try:
         if not data:
-            raise EOFError("0 bytes")
+            raise ValueError("0 bytes")
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             _check_size(picture, max_pixels)
             yield picture
@@ -153,7 +153,7 @@ def _over(picture: Image.Image, color: str) -> Image.Image:
 
 
 def lies(picture: Image.Image, c: cfg.Image) -> bool:
-    """Whether `finish` turns or mirrors it."""
+    """Whether `finish` turns or mirrors this JPEG; asked of a PNG, Pillow would load it."""
     try:
         return c.upright and picture.getexif().get(_ORIENTATION, 1) != 1
     except Exception:  # broken EXIF, of many kinds, says nothing about the pixels
@@ -199,7 +199,7 @@ def _kind(error: Exception) -> str:
         return "not an image"
     if isinstance(error, _TooManyPixels | Image.DecompressionBombError):
         return "too many pixels"
-    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+    if "truncated" in str(error).lower():
         return "truncated image"
     return "broken image"
 

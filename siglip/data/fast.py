@@ -52,9 +52,10 @@ def decode(
     """As `images.decode`, but JPEGs may come out smaller, no side below `at_least` pixels."""
     with opened(data, name, max_pixels) as picture:
         width, height = picture.size
-        shrink = 1
-        turned = lies(picture, c)
-        if c.resize in _FILTERS and picture.format in ("JPEG", "MPO"):
+        is_jpeg, shrink = picture.format in ("JPEG", "MPO"), 1
+        # Of other formats it is known once they are loaded.
+        turned = not is_jpeg or lies(picture, c)
+        if is_jpeg and c.resize in _FILTERS:
             shrink = _shrink(picture.size, at_least)
             # A cut pixel at the right or bottom would change sides with the picture.
             if turned and (width % shrink or height % shrink):
@@ -63,7 +64,7 @@ def decode(
         if pixels is None:
             image = finish(load(picture, data, c, shrink), c)
             pixels = np.asarray(image) if image.mode == "RGB" else image
-            if turned:  # by whole pixels, and perhaps by a quarter of a circle
+            if turned:
                 return Picture(pixels, image.size)
     return Picture(pixels, (width / shrink, height / shrink))
 
@@ -80,7 +81,7 @@ def resize(picture: Picture, size: int, c: cfg.Image, box: exact.Box | None = No
     if c.resize not in _FILTERS or not _installed():
         return exact.resize(Image.fromarray(pixels), size, c, box)
     if not hasattr(_thread, "resizer"):
-        _thread.resizer = cykooz_resizer.Resizer()  # keeps buffers: one for each thread
+        _thread.resizer = cykooz_resizer.Resizer()  # has buffers: one for each thread
     left, top, right, bottom = box
     # A billionth narrower, so that rounding does not put the box's end outside.
     crop = cykooz_resizer.CropBox(

@@ -5,26 +5,21 @@ Neither writing nor reading it needs TensorFlow.
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordWriter
-
 from siglip.config import UserError
+from siglip.data import writing
 from siglip.data.decode import decode
 from siglip.data.sources import files, records
 from siglip.data.sources.base import BadSample, Sample, Source, damage_of
 from siglip.data.sources.examples import PACKED
 from siglip.data.tfrecord import read_tfrecords
 
-# A group is what is read at once; compression would gain nothing on pictures.
-_OPTIONS = "group_size:1,uncompressed"
 Progress = Callable[[int, int], None]
 
 
@@ -72,7 +67,7 @@ def pack(
     Raises:
       UserError: the folder is in the way or cannot be written, or no sample can be used.
     """
-    folder = _target(folder)
+    folder = writing.target(folder)
     present = _present(folder, split)
     name = name or (present.name if present else re.sub(r"\W", "_", os.path.basename(folder)))
     for what, word in (("name", name), ("split", split)):
@@ -83,7 +78,7 @@ def pack(
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     for error in damage_of(source):
         left_out[error.kind].append(error.where)
-    with _partial(folder, split) as partial:
+    with writing.partial(folder, split) as partial:
         shards: list[_Shard] = []
         for done, item in enumerate(_read(source, check, threads), start=1):
             if isinstance(item, BadSample):
@@ -109,7 +104,7 @@ def pack(
         lengths = [len(shard.keys) for shard in shards]
         data_bytes = sum(shard.data_bytes for shard in shards)
         _write_info(partial, name, present, split, lengths, data_bytes)
-        _publish(partial, folder, merge=present is not None)
+        writing.publish(partial, folder, merge=present is not None, last=records.INFO)
     paths = tuple(os.path.join(folder, new) for new in names)
     return Report(sum(lengths), paths, data_bytes, dict(left_out))
 
@@ -131,7 +126,7 @@ def pack_tfrecords(
     found = records.dataset_folder(source)
     if found is None:
         raise UserError(f"{source}: no {records.INFO} in it; give the folder of a TFDS dataset")
-    folder = _target(folder)
+    folder = writing.target(folder)
     if os.path.exists(folder):
         raise UserError(f"{folder}: is there already; give a new folder")
     info = read_only_builder.builder_from_directory(found).info
@@ -143,11 +138,11 @@ def pack_tfrecords(
         for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
     ]
     total, done, data_bytes, names = sum(n for _, n in shards), 0, 0, []
-    with _partial(folder, "tfrecords") as partial:
+    with writing.partial(folder, "tfrecords") as partial:
         for path, length in shards:
             base = path.rpartition("/")[2]
             names.append(base.replace(".tfrecord", ".array_record"))
-            writer = _Writer(os.path.join(partial, names[-1]))
+            writer = writing.Writer(os.path.join(partial, names[-1]))
             before = done
             for raw in read_tfrecords(path):
                 writer.write(raw)
@@ -168,14 +163,8 @@ def pack_tfrecords(
             metadata = json.load(file)
         with open(path, "w") as file:
             json.dump(metadata | {"fileFormat": "array_record"}, file, indent=2)
-        _publish(partial, folder, merge=False)
+        writing.publish(partial, folder, merge=False, last=records.INFO)
     return Report(done, tuple(os.path.join(folder, n) for n in names), data_bytes, {})
-
-
-def _target(folder: str) -> str:
-    if files.is_remote(folder):
-        raise UserError(f"{folder}: packing needs a disk; pack there and copy the folder")
-    return os.path.abspath(os.path.expanduser(folder))
 
 
 def _present(folder: str, split: str) -> Any | None:
@@ -217,24 +206,7 @@ def _read(source: Source, check: bool, threads: int) -> Iterator[Sample | BadSam
             yield ahead.popleft().result()
 
 
-class _Writer:
-    """An ArrayRecord file; what goes wrong on the disk is told in a line."""
-
-    def __init__(self, path: str):
-        self.path = path
-        with _told(path):
-            self._writer = ArrayRecordWriter(path, _OPTIONS)
-
-    def write(self, raw: bytes) -> None:
-        with _told(self.path):
-            self._writer.write(raw)
-
-    def close(self) -> None:
-        with _told(self.path):
-            self._writer.close()
-
-
-class _Shard(_Writer):
+class _Shard(writing.Writer):
     def __init__(self, path: str):
         super().__init__(path)
         self.keys: list[str] = []
@@ -288,40 +260,3 @@ def _write_info(
     info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
     info.set_splits(core.splits.SplitDict([*(present.splits.values() if present else ()), new]))
     info.write_to_directory(folder)
-
-
-@contextlib.contextmanager
-def _partial(folder: str, what: str) -> Iterator[str]:
-    """A folder beside `folder` to write into, which is gone afterwards."""
-    partial = f"{folder}.{what}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    with _told(partial):
-        os.makedirs(partial)
-    try:
-        yield partial
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _publish(partial: str, folder: str, merge: bool) -> None:
-    """Make what was written visible, at once: in one step, or last of all what names the rest."""
-    if not merge:
-        os.rename(partial, folder)
-        return
-    for name in sorted(os.listdir(partial), key=lambda name: name == records.INFO):
-        os.replace(os.path.join(partial, name), os.path.join(folder, name))
-
-
-@contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises the latter
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return UserError(f"{path}: cannot be written ({reason}); free space, or give another folder")

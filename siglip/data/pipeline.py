@@ -6,6 +6,7 @@ processes or threads, nor of how often the run was interrupted.
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 from siglip import config as cfg
-from siglip.data import images
+from siglip.data import augment, fast, images
 from siglip.data.sources import BadSample, Sample, Source
 from siglip.data.sources.mixture import Mixture
 from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
 
+Loaded = Image.Image | fast.Picture
 _TRIES = 100  # samples in a row that cannot be used before a run gives up
 
 
@@ -42,7 +44,9 @@ class Draw:
         self._c, self._source, self._tokenizer = c, source, tokenizer
         self._embeddings = embeddings
         self._size = c.model.image.image_size
-        self._augment = None
+        self._augment = augment.make(c.data.augment)
+        # Of a picture that is decoded smaller, the smallest crop must still have the pixels.
+        self._at_least = self._size / images.shortest_crop(c.data.crop_min_area)
         self._free, self._cache = cache_bytes, {}
 
     def __call__(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -63,37 +67,48 @@ class Draw:
         return {"image": image, "text": text, "faults": faults}
 
     def _visit(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if self._embeddings:
-            return self._visit_embedded(i, rng)
+        captions, image = self._embedding(i) if self._embeddings else self._load(i)
+        # Drawn first: it is the same whatever happens to the picture.
+        text = self._tokenizer([captions[rng.integers(len(captions))]])[0]
+        return {"image": image if self._embeddings else self._vary(image, rng), "text": text}
+
+    def _vary(self, picture: Loaded, rng: np.random.Generator) -> np.ndarray:
         c = self._c.data
-        captions, picture = self._load(i)
-        box = images.random_crop_box(picture.size, c.crop_min_area, rng)
-        pixels = images.resize(picture, self._size, self._c.image, box)
+        pixels = self._resize(picture, images.random_crop_box(picture.size, c.crop_min_area, rng))
         if c.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
-        if self._augment:
-            pixels = self._augment(pixels, rng)
-        return {"image": pixels, "text": self._tokens(captions, rng)}
+        return self._augment(pixels, rng) if self._augment else pixels
 
-    def _visit_embedded(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def whole(self, i: int) -> np.ndarray:
+        """Pixels of the whole sample, as a visit makes them that crops nothing."""
+        _, picture = self._load(i)
+        return self._resize(picture)
+
+    def _resize(self, picture: Loaded, box: images.Box | None = None) -> np.ndarray:
+        resize = fast.resize if self._c.data.resize == "fast" else images.resize
+        return resize(picture, self._size, self._c.image, box)
+
+    def _embedding(self, i: int) -> tuple[Sequence[str], np.ndarray]:
         z, sample = np.array(self._rows[i]), self._source[i]
         if np.isnan(z[0]):
             raise BadSample("not embedded", sample.where, "its picture could not be embedded")
-        return {"image": z, "text": self._tokens(sample.captions, rng)}
-
-    def _tokens(self, captions: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-        return self._tokenizer([captions[rng.integers(len(captions))]])[0]
+        return sample.captions, z
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:
         return np.load(self._embeddings, mmap_mode="r")
 
-    def _load(self, i: int) -> tuple[Sequence[str], Image.Image]:
+    def _load(self, i: int) -> tuple[Sequence[str], Loaded]:
         if (cached := self._cache.get(i)) is not None:
             return cached
         sample: Sample = self._source[i]
-        picture = images.decode(sample.image, sample.where, self._c.image)
-        size = picture.width * picture.height * 3
+        c, image = self._c.data, self._c.image
+        what = (sample.image, sample.where, image)
+        if c.resize == "fast":
+            picture = fast.decode(*what, self._at_least, max_pixels=c.max_pixels)
+        else:
+            picture = images.decode(*what, max_pixels=c.max_pixels)
+        size = math.prod(picture.size) * 3
         # Threads may decode one picture twice or overshoot by a few pictures: harmless.
         if size <= self._free:
             self._free -= size

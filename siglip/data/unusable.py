@@ -65,11 +65,11 @@ class Ledger:
             with open(self.path, "a") as file:
                 file.writelines(json.dumps(fault._asdict()) + "\n" for fault in fresh)
 
-    def add(self, faults: Iterable[Fault], visits: int) -> None:
-        """Of so many more samples visited, these were unusable; raises if all are too many."""
+    def add(self, faults: Iterable[Fault], used: int) -> None:
+        """So many more samples were used, and these could not be; raises if they are too many."""
         faults = list(faults)
         self.note(faults)
-        self._visits += visits
+        self._visits += used + len(faults)
         self._bad_visits += len(faults)
         if self._bad_visits > self._limit * max(self._visits, self._least):
             where = f" ({self.path} names them)" if self.path else ""

@@ -60,9 +60,10 @@ def load(
 
     Args:
       name: a workdir that `train.py` wrote (`@best` behind it: the best checkpoint by `train.best`
-        instead of the latest; `@1000`: of that step); a released model under any name (`siglip models` lists
-        them); `org/name` or `hf-hub:org/name` on the hub; a folder or file of transformers,
-        OpenCLIP, timm or big_vision; `gs://...`. `:img` or `:txt` behind it loads one tower.
+        instead of the latest; `@1000`: of that step); a released model under any name (`siglip
+        models` lists them); `org/name` or `hf-hub:org/name` on the hub; a folder or file of
+        transformers, OpenCLIP, timm or big_vision; `gs://...`. `:img` or `:txt` behind it loads one
+        tower.
       profile: how pictures and texts are prepared: "huggingface", "open_clip", "big_vision", or
         "native" as models trained here. By default as the checkpoint's origin does.
       dtype: of matrix products, "float32" or "bfloat16".

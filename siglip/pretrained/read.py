@@ -165,8 +165,8 @@ def resize_length(
         return resized_config, params
     resized = _aligned_linear(old, length) @ _whole_positions(params["txt"], mesh)
     _log.warning(
-        "position embeddings of texts resized from %d to %d tokens: expect zero-shot accuracy to "
-        "be far lower, down to nothing, until trained, as texts are read at their last position",
+        "position embeddings of texts resized from %d to %d tokens: expect a loss of zero-shot "
+        "accuracy until trained, in the worst case of nearly all, as the last position is read",
         old, length,
     )  # fmt: skip
     return resized_config, _with_positions(params, "txt", resized, mesh)

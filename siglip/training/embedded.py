@@ -10,7 +10,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from siglip import config as cfg
+from siglip.data.pipeline import Draw
 from siglip.data.sources import Source
+from siglip.data.text import Tokenizer
 from siglip.metrics import Progress
 from siglip.model import siglip
 from siglip.training.cost import trained_towers
@@ -38,15 +40,17 @@ def check(c: cfg.Config) -> None:
 
 
 def prepare(
-    c: cfg.Config, workdir: pathlib.Path, source: Source, params: siglip.Params, encoder: Encoder
-) -> pathlib.Path:
+    c: cfg.Config, workdir: pathlib.Path, source: Source, tokenizer: Tokenizer,
+    params: siglip.Params, encoder: Encoder,
+) -> pathlib.Path:  # fmt: skip
     """The file of the embeddings, written unless it is there.
 
     Args:
       source: in its order are the rows.
       params: of both towers, laid out over the mesh.
     """
-    digest = hashlib.sha256(f"{c.image}\n{c.model.image}\n{source.fingerprint()}".encode())
+    facts = (c.image, c.model.image, c.data.resize, source.fingerprint())
+    digest = hashlib.sha256(str(facts).encode())
     for array in jax.tree.leaves(params["img"]):
         # The norm tells weights apart, and is no larger for a larger tower.
         digest.update(np.asarray(jax.jit(_norm)(array).addressable_data(0)).tobytes())
@@ -54,12 +58,13 @@ def prepare(
     wanted = {"sha256": digest.hexdigest(), "rows": len(source)}
     if path.exists() and stamp.exists() and json.loads(stamp.read_text()) == wanted:
         return path
+    pixels = Draw(c, source, tokenizer).whole
     first = jax.process_index() == 0
     partial, rows = workdir / f"{FILE}.partial", None
     progress = Progress(len(source), 0, "pictures") if first else None
     for start in range(0, len(source), _CHUNK):
         indices = np.arange(start, min(start + _CHUNK, len(source)))
-        z, usable = encoder.images(params, source, indices)
+        z, usable = encoder.images(params, pixels, indices)
         if first:
             if rows is None:
                 shape = (len(source), z.shape[1])

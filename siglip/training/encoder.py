@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from siglip import config as cfg
-from siglip.data import images
-from siglip.data.sources import BadSample, Source
+from siglip.data.sources import BadSample
 from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
 from siglip.inference import map_ahead
@@ -33,17 +32,18 @@ class Encoder:
         self._batch = math.ceil(c.eval.batch_size / mesh.size) * mesh.size
 
     def images(
-        self, params: siglip.Params, source: Source, indices: np.ndarray
+        self, params: siglip.Params, pixels: Callable[[int], np.ndarray], indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings `(n, d)`, and `(n,)` which pictures could be decoded; others are zero."""
-        c, size = self._c, self._c.model.image.image_size
+        """Embeddings `(n, d)`, and `(n,)` which pictures could be used; others have none.
+
+        `pixels` is asked for uint8 `(size, size, 3)` of each index, by several threads.
+        """
+        size = self._c.model.image.image_size
         shape = (size, size, 3)
 
         def prepare(i: int) -> tuple[np.ndarray, bool]:
             try:
-                sample = source[int(indices[i])]
-                picture = images.decode(sample.image, sample.where, c.image)
-                return images.resize(picture, size, c.image), True
+                return pixels(int(indices[i])), True
             except BadSample as error:
                 self._ledger.note([Fault.of(error)])
                 return np.zeros(shape, np.uint8), False
@@ -55,8 +55,8 @@ class Encoder:
                 made = dict(zip(rows, pool.map(prepare, rows), strict=True))
                 made = {i - start: row for i, row in made.items()}
                 blank = np.zeros(shape, np.uint8), False
-                pixels = self._place(lambda i: made.get(i, blank)[0], shape, np.uint8)
-                return pixels, self._place(lambda i: made.get(i, blank)[1], (), bool)
+                rows = self._place(lambda i: made.get(i, blank)[0], shape, np.uint8)
+                return rows, self._place(lambda i: made.get(i, blank)[1], (), bool)
 
             parts = [
                 self._image_fn(params, *batch)

@@ -79,7 +79,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
             if config.data.cache_embeddings:
                 with watch("embedding pictures"):
                     path = embedded.prepare(
-                        config, workdir, given.train, train_state.params, encoder
+                        config, workdir, given.train, given.tokenizer, train_state.params, encoder
                     )
                 make_batches = functools.partial(make_batches, embeddings=path)
             batches = stack.enter_context(contextlib.closing(make_batches()))

@@ -6,6 +6,7 @@ import numpy as np
 
 from siglip import config as cfg
 from siglip import losses
+from siglip.data import images
 from siglip.data.sources import BadSample, Source
 from siglip.data.unusable import Fault, Ledger
 from siglip.evaluation import zeroshot
@@ -31,7 +32,7 @@ class Validation:
         self, c: cfg.Config, encode: Encoder, pairs: Source | None, labelled: Source | None,
         ledger: Ledger,
     ):  # fmt: skip
-        self._c, self._encode = c, encode
+        self._c, self._encode, self._ledger = c, encode, ledger
         self._pairs = pairs and read_pairs(pairs, c.eval.pairs, ledger)
         self._labelled = labelled
         self._check(c.train.best)
@@ -59,12 +60,29 @@ class Validation:
         return metrics
 
     def _score_pairs(self, pairs: Pairs, params: siglip.Params) -> dict[str, float]:
-        zimg, usable = self._encode.images(params, pairs.source, pairs.indices)
+        zimg, usable = self._images(params, pairs.source, pairs.indices)
         ztxt = self._encode.texts(params, pairs.captions)
         kept = np.cumsum(usable) - 1
         texts = usable[pairs.owner]
         zimg, ztxt, owner = zimg[usable], ztxt[texts], kept[pairs.owner[texts]]
         return {"loss": self._loss(params, zimg, ztxt, owner), **retrieval(zimg, ztxt, owner)}
+
+    def _images(
+        self, params: siglip.Params, source: Source, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        image, size = self._c.image, self._c.model.image.image_size
+
+        def pixels(i: int) -> np.ndarray:
+            sample = source[i]
+            picture = images.decode(sample.image, sample.where, image)
+            return images.resize(picture, size, image)
+
+        z, usable = self._encode.images(params, pixels, indices)
+        if not usable.any():
+            raise cfg.UserError(
+                f"none of {len(indices)} pictures to evaluate can be used: {self._ledger.summary()}"
+            )
+        return z, usable
 
     def _loss(
         self, params: siglip.Params, zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray
@@ -84,7 +102,7 @@ class Validation:
 
     def _classify(self, params: siglip.Params) -> zeroshot.Result:
         indices = np.arange(len(self._labelled))
-        zimg, usable = self._encode.images(params, self._labelled, indices)
+        zimg, usable = self._images(params, self._labelled, indices)
         texts = [self._c.eval.template.replace("{}", name) for name in self._names]
         logits = zimg @ self._encode.texts(params, texts).T
         logits[~usable] = np.nan  # counts as wrong

@@ -64,6 +64,7 @@ def test_any_box_inside_is_allowed():
         box = images.random_crop_box(size, rng.choice([0.05, 0.9, 1.0]), rng)
         pixels = fast.resize(picture, 3, cfg.Image(), box)
         assert np.all(pixels == (9, 8, 7))
+    fast.resize(picture, 3, cfg.Image(), (0, 0, *np.nextafter(picture.size, 99)))
 
 
 @pytest.mark.parametrize("rgb", cfg.RGB)
@@ -146,10 +147,11 @@ def test_damaged_jpegs_shrink_too():
 
 
 def test_threads_have_their_own_buffers():
-    data = [encoded(PHOTO.crop((i, 0, 300 + i, 400)), quality=80) for i in range(40)]
-    run = lambda d: both(d, 64, cfg.Image())[1]  # noqa: E731
+    """Large pictures, so that one thread is still at it when the next begins."""
+    picture = fast.Picture(np.asarray(PHOTO.resize((2048, 2048))), (2048, 2048))
+    run = lambda i: fast.resize(picture, 256, cfg.Image(), (i, i, 2000, 2000))  # noqa: E731
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for alone, together in zip(map(run, data), pool.map(run, data), strict=True):
+        for alone, together in zip(map(run, range(24)), pool.map(run, range(24)), strict=True):
             np.testing.assert_array_equal(alone, together)
 
 

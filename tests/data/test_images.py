@@ -154,6 +154,23 @@ def test_broken_pictures_are_named():
             assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_pillows_bit_for_bit(mode):
+    """Although another library decodes most of them."""
+    picture = noise(77, 51).convert(mode)
+    for kwargs in (
+        {"quality": 85},
+        {"quality": 95, "subsampling": 0},
+        {"quality": 50, "subsampling": "4:2:2"},
+        {"quality": 80, "progressive": True},
+        {"quality": 75, "restart_marker_blocks": 2},
+        {"quality": 90, "keep_rgb": True} if mode == "RGB" else {"optimize": True},
+    ):
+        data = encoded(picture, "jpeg", **kwargs)
+        with Image.open(io.BytesIO(data)) as pillow:
+            np.testing.assert_array_equal(images.decode(data, "x"), pillow.convert("RGB"))
+
+
 def test_damaged_jpegs_that_pillow_reads_are_read():
     whole = encoded(noise(32, 32), "jpeg")
     table = whole.index(b"\xff\xdb")
@@ -264,7 +281,9 @@ def test_training_and_evaluation_decode_as_the_model_says(tmp_path, tiny_config)
     found = []
     for rgb in ("on_white", "drop_alpha"):
         c = dataclasses.replace(
-            tiny_config, image=cfg.Image(rgb=rgb), data=cfg.Data(crop_min_area=1.0, batch_size=2)
+            tiny_config,
+            image=cfg.Image(rgb=rgb),
+            data=cfg.Data(crop_min_area=1.0, batch_size=2, resize="exact"),
         )
         size = c.model.image.image_size
         expected = images.resize(images.decode(encoded(clear), "x", c.image), size, c.image)

@@ -162,6 +162,8 @@ def test_kinds():
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),  # a program
         (whole[: len(whole) // 2], "truncated image"),
         (encoded(photograph(), "png")[:200], "truncated image"),
+        # Its pixels are all there, what comes after them is not.
+        (encoded(photograph(), "png")[:-12] + b"\0\0\0\5tEXtab", "truncated image"),
         (big_bmp(20_000, 20_000), "too many pixels"),
         (big_bmp(13_000, 13_000), "truncated image"),  # Pillow warns at half of what it refuses
     ):

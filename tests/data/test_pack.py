@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -174,11 +175,18 @@ def test_tfrecords_are_converted(tmp_path):
         )
         assert [item["image"] for item in data] == [s.image for s in Few(n=n).samples]
     shard = next((tmp_path / "t").glob("*train.tfrecord-00001*"))
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(BadSample, match=r"tfrecord-00001-of-.*: record .* damaged"):
-        pack_tfrecords(str(tmp_path / "t"), str(tmp_path / "c"))
+    whole = shard.read_bytes()
+    first = 16 + struct.unpack("<Q", whole[:8])[0]
+    for damaged, told in (
+        (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], "record 0: damaged or cut short"),
+        (whole[:-20], r"record \d+: damaged or cut short"),
+        (bytes([whole[0] ^ 1]) + whole[1:], "record 0: its length is damaged"),
+        (whole[: first + 5], "record 1: its length is damaged"),
+        (whole[:first], r"1 records, not \d+ as dataset_info.json says"),
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"train.tfrecord-00001-of-.*: {told}"):
+            pack_tfrecords(str(tmp_path / "t"), str(tmp_path / "c"))
     shard.unlink()
     with pytest.raises(UserError, match="no such file"):
         pack_tfrecords(str(tmp_path / "t"), str(tmp_path / "c"))

@@ -26,15 +26,15 @@ def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
 
 def test_the_share_decides_and_the_first_few_do_not():
     ledger = Ledger(0.01, 5000, tell=lambda _: None)
-    ledger.add(faults(*range(10)), 20)  # half of what was seen, a hundredth of a thousand
+    ledger.add(faults(*range(10)), 10)  # half of what was seen, a hundredth of a thousand
     with pytest.raises(UserError, match=r"^11 of 21 samples .*: 11 no caption; .*=0\.01$"):
-        ledger.add(faults(10), 1)
+        ledger.add(faults(10), 0)
     small = Ledger(0.01, 100, tell=lambda _: None)
-    small.add(faults(0), 10)
+    small.add(faults(0), 9)
     with pytest.raises(UserError, match="2 of 20"):
-        small.add(faults(1), 10)
+        small.add(faults(1), 9)
     none = Ledger(0.0, 100, tell=lambda _: None)
     with pytest.raises(UserError, match="1 of 10"):
-        none.add(faults(1), 10)
+        none.add(faults(1), 9)
     every = Ledger(1.0, 100, tell=lambda _: None)
-    every.add(faults(*range(100)), 100)
+    every.add(faults(*range(100)), 0)

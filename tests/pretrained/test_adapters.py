@@ -164,7 +164,7 @@ def test_a_base_of_other_sizes_is_refused(file, tmp_path):
 
 def test_only_runs_of_adapters_alone_have_a_file(workdir, run, tmp_path):
     target = tmp_path / "a.safetensors"
-    with pytest.raises(cfg.UserError, match="started from config.init=''"):
+    with pytest.raises(cfg.UserError, match=r"started from config\.init=''"):
         export.convert_adapters(workdir, target)
     more = dataclasses.replace(
         run[2],

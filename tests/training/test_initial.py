@@ -118,3 +118,56 @@ def test_a_trace_and_epochs(config, tmp_path):
     samples = 1151  # of this shard
     assert len(read_lines(tmp_path / JSONL)) == round(1.5 * samples / 256)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def change(config, tower, **fields):
+    """The configuration with other fields of a tower's."""
+    model = config.model
+    changed = dataclasses.replace(getattr(model, tower), **fields)
+    return dataclasses.replace(config, model=dataclasses.replace(model, **{tower: changed}))
+
+
+@pytest.mark.parametrize("length", [5, 15])
+def test_texts_of_another_length(config, workdir, length, caplog):
+    """First and last position as they were, what lies between by linear interpolation."""
+    old = np.asarray(load(workdir).params["txt"]["pos_embedding"])[0]
+    params = start(change(config, "text", length=length), workdir)
+    new = np.asarray(params["txt"]["pos_embedding"])[0]
+    assert new.shape == (length, 16)
+    np.testing.assert_allclose(new[[0, -1]], old[[0, -1]], atol=1e-7)
+    expected = np.stack(
+        [np.interp(np.linspace(0, 7, length), np.arange(8), column) for column in old.T], axis=1
+    )
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+    assert len(caplog.messages) == 1 and f"from 8 to {length} tokens: expect" in caplog.messages[0]
+
+
+def test_adapters_are_drawn_beside_what_is_read(config, workdir, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SHARDED_ELEMENTS", 16)
+    model = dataclasses.replace(config.model, lora_rank=2)
+    config = dataclasses.replace(config, model=model)
+    params = sharding.by_path(start(config, workdir))
+    theirs, fresh = (
+        sharding.by_path(x) for x in (load(workdir).params, siglip.init(model, config.seed))
+    )
+    assert params.keys() == fresh.keys()
+    for path, x in params.items():
+        np.testing.assert_array_equal(x, (theirs if path in theirs else fresh)[path], err_msg=path)
+    kernel = params["txt/encoder/blocks/mlp/fc1/kernel"]
+    assert "fsdp" in kernel.sharding.spec
+
+
+@pytest.mark.parametrize(
+    "optimizer,message",
+    [
+        (cfg.Optimizer(frozen=((".*/lora_.*", 0.0), (".*", 1.0))), "leaves a random image tower"),
+        (cfg.Optimizer(last_blocks=1), "last_blocks=1: leaves other blocks of a random image"),
+    ],
+)
+def test_a_part_of_a_random_tower_is_not_trained(config, optimizer, message):
+    config = change(config, "image", depth=2)
+    model = dataclasses.replace(config.model, lora_rank=2)
+    config = dataclasses.replace(config, model=model, optimizer=optimizer)
+    with pytest.raises(cfg.UserError, match=message):
+        initial.check(config)
+    initial.check(dataclasses.replace(config, init="A"))

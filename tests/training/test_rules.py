@@ -121,9 +121,9 @@ def test_the_table_has_every_parameter(shapes):
         path: x.shape for path, x in by_path(shapes).items()
     }
     path = "img/encoder/blocks/mlp/fc1/kernel"
-    assert rows[path] == (path, (2, 24, 40), pytest.approx(1e-3), 1e-3, False)
-    assert rows["txt/pos_embedding"] == ("txt/pos_embedding", (1, 6, 16), 1e-2, 0, False)
-    assert rows["txt/head/kernel"] == ("txt/head/kernel", (16, 24), 0, 0, True)
+    assert rows[path] == (path, (2, 24, 40), pytest.approx(1e-3), 1e-3, False, "")
+    assert rows["txt/pos_embedding"] == ("txt/pos_embedding", (1, 6, 16), 1e-2, 0, False, "")
+    assert rows["txt/head/kernel"] == ("txt/head/kernel", (16, 24), 0, 0, True, "")
     torch = rules.table(cfg.Optimizer(**{**vars(optimizer), "decay_times_rate": True}), shapes)
     assert {row.path: row for row in torch}[path].weight_decay == pytest.approx(1e-6)
 
@@ -167,3 +167,55 @@ def test_the_summary_names_each_group(shapes):
         "learning rate 0.01, weight decay 0.0001: 2 parameters in 2 arrays: b, t",
         f"frozen: {count('img/')}: img",
     ]
+
+
+def test_only_the_last_blocks(shapes):
+    """Pictures have two, texts one; before them embeddings and positions stay as they are."""
+    params = jax.tree.map(lambda x: np.random.default_rng(0).random(x.shape, np.float32), shapes)
+    trainable, frozen = rules.split(params, (("img/encoder/blocks/norm1/.*", 1),), 1)
+    moves, stays = by_path(trainable), by_path(frozen)
+    kernel = "img/encoder/blocks/mlp/fc1/kernel"
+    assert moves[kernel].shape == stays[kernel].shape == (1, 24, 40)
+    np.testing.assert_array_equal(moves[kernel][0], by_path(params)[kernel][1])
+    assert stays.keys() - moves.keys() == {
+        "img/embedding/bias", "img/embedding/kernel", "img/pos_embedding", "txt/embedding",
+        "txt/pos_embedding", "img/encoder/blocks/norm1/bias", "img/encoder/blocks/norm1/scale",
+    }  # fmt: skip
+    assert not any(path.startswith("txt/encoder") or "head" in path for path in stays)
+    joined = rules.join(trainable, frozen)
+    jax.tree.map(np.testing.assert_array_equal, joined, params)
+
+
+def test_last_blocks_that_there_are_not(shapes):
+    message = refusal(rules.check, cfg.Optimizer(last_blocks=3), shapes)
+    assert message == (
+        "config.optimizer.last_blocks=3: more than there are (img has 2 and txt has 1); "
+        "0 trains all"
+    )
+    frozen = (("(img|txt)/encoder/.*", 1),)
+    message = refusal(rules.check, cfg.Optimizer(last_blocks=1, frozen=frozen), shapes)
+    assert "last_blocks=1: config.optimizer.frozen leaves no blocks to train" in message
+    rules.check(cfg.Optimizer(last_blocks=2), shapes)
+
+
+def test_the_table_and_the_summary_say_which_layers(shapes):
+    rows = rules.table(cfg.Optimizer(last_blocks=1), shapes)
+    path = "img/encoder/blocks/mlp/fc1/kernel"
+    assert [row for row in rows if row.path == path] == [
+        (path, (1, 24, 40), 0, 0, True, "first 1 of 2 layers"),
+        (path, (1, 24, 40), 1e-3, 1e-4, False, "last 1 of 2 layers"),
+    ]
+    lines = [line for line in rules.render(rows).splitlines() if line.startswith(path)]
+    assert lines[0].endswith("first 1 of 2 layers") and "frozen" in lines[0]
+    assert sum(math.prod(row.shape) for row in rows) == sum(
+        x.size for x in by_path(shapes).values()
+    )
+    summary = rules.summary(rows)
+    block = [x.size // 2 for p, x in by_path(shapes).items() if p.startswith("img/encoder/blocks")]
+    assert (
+        f"frozen: {sum(block):,} parameters in {len(block)} arrays: img/encoder/blocks "
+        "(first 1 of 2 layers)"
+    ) in summary
+    assert any(line.endswith("img/encoder: kernel (last 1 of 2 layers)") for line in summary), (
+        summary
+    )

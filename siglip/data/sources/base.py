@@ -81,7 +81,8 @@ def usable_captions(values: Iterable[Any], where: str) -> tuple[str, ...]:
         for caption in value if isinstance(value, list | tuple) else (value,):
             try:
                 text = caption.decode("utf-8-sig") if isinstance(caption, bytes) else caption
-                text is None or text.encode()  # half of a surrogate pair is a str, and no text
+                if text is not None:
+                    text.encode()  # half of a surrogate pair is a str, and no text
             except UnicodeError:
                 undecodable = True
             except AttributeError:
@@ -95,6 +96,12 @@ def usable_captions(values: Iterable[Any], where: str) -> tuple[str, ...]:
         raise BadSample("caption not UTF-8", where, "its caption is not UTF-8", "write it again")
     reason = "a caption is not text" if strange else "has no caption"
     raise BadSample("no caption", where, reason, "give it one or remove it")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names that a file holds, for a message: on one line whatever is in them, and not endless."""
+    names = [" ".join(name.split())[:40] for name in names]
+    return ", ".join(names[:30]) + (" ..." if len(names) > 30 else "")
 
 
 def check_picture(image: bytes, where: str) -> None:

@@ -27,6 +27,8 @@ from siglip.data.sources.base import BadSample
 # Reads of buckets: attempts in all, and the seconds before the second one, doubled every time.
 TRIES = 6
 FIRST_WAIT = 0.25
+# No attempt begins later: some stores' libraries try again for half a minute by themselves.
+LAST_START = 20.0
 # What another attempt does not mend: the files of this machine, a package that is missing.
 _PERMANENT = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError,
@@ -265,13 +267,15 @@ def _type(path: str) -> str | None:
 def _retried(call: Callable[..., _T], *args: Any, **options: Any) -> _T:
     """Call until it succeeds; what fails in passing is waited for, with jitter so that the threads
     of many hosts do not come back all at once."""
-    for attempt in itertools.count():
+    start = time.monotonic()
+    for attempt in itertools.count(1):
         try:
             return call(*args, **options)
         except Exception as error:  # each store raises its own kinds
-            if attempt == TRIES - 1 or _is_permanent(error):
+            late = time.monotonic() - start > LAST_START
+            if attempt == TRIES or late or _is_permanent(error):
                 raise
-        time.sleep(FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.5))
+        time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
 
 
 def _is_permanent(error: Exception) -> bool:

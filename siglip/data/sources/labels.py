@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 
 from siglip.config import UserError
-from siglip.data.sources.base import BadSample, Sample, Source, damage_of
+from siglip.data.sources.base import BadSample, Sample, Source, damage_of, listed
 
 _PROBES = 3  # samples that are looked at when a source is opened: the first may be a bad one
 
@@ -22,7 +22,7 @@ class Labelled:
             except BadSample:
                 continue
             if field not in meta:
-                there = ", ".join(meta) or "nothing beside the picture"
+                there = listed(meta) or "nothing beside the picture"
                 raise UserError(f"{where}?label={field}: no such field; a sample has {there}")
             break
 

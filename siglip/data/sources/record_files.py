@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from siglip.config import UserError
 from siglip.data.sources import files
 from siglip.data.sources.base import BadSample
-from siglip.data.sources.parquet import Rows
+from siglip.data.sources.row_groups import Rows
 
 _OPEN_FILES = 256  # per source and process; each has a descriptor and an index in memory
 _PATIENCE = 60  # seconds within which a bucket must answer

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,13 @@ import pyarrow.types
 from siglip.config import UserError
 from siglip.data.sources import files
 from siglip.data.sources.address import Options
-from siglip.data.sources.base import BadSample, Sample, check_picture, usable_captions
+from siglip.data.sources.base import (
+    BadSample,
+    Sample,
+    check_picture,
+    listed,
+    usable_captions,
+)
 
 IMAGE_COLUMNS = ("file_name", "filepath", "image_path", "image", "path", "img", "filename")
 CAPTION_COLUMNS = ("text", "caption", "captions", "title", "description")
@@ -56,7 +63,7 @@ class TableSource:
         if not _is_text(columns[self._image].type):
             raise UserError(
                 f"{where}: its column {self._image} holds {columns[self._image].type}, not paths; "
-                f"choose one of {', '.join(names)} with ?image=NAME"
+                f"choose one of {listed(names)} with ?image=NAME"
             )
         self._key = choose("key", (options.key,), (self._image,), names, where)[0]
         self._captions = (
@@ -70,7 +77,10 @@ class TableSource:
         return len(self._columns)
 
     def keys(self) -> list[str]:
-        return [self._key_of(cell) for cell in self._columns[self._key].to_pylist()]
+        column = self._columns[self._key]
+        if _is_text(column.type):
+            column = column.cast(pa.large_binary())  # it may not be UTF-8
+        return [self._key_of(cell) for cell in column.to_pylist()]
 
     def fingerprint(self) -> str:
         """Changes with the cells of the columns in use and with their order."""
@@ -138,11 +148,11 @@ def choose(
     wanted = [name for name in wanted if name]
     for name in wanted:
         if name not in names:
-            raise UserError(f"{where}?{option}={name}: no such column; it has {', '.join(names)}")
+            raise UserError(f"{where}?{option}={name}: no such column; it has {listed(names)}")
     if found := wanted or [name for name in defaults if name in names][:1]:
         return found
     raise UserError(
-        f"{where}: no column for the {option} ({', '.join(defaults)}); it has {', '.join(names)}: "
+        f"{where}: no column for the {option} ({', '.join(defaults)}); it has {listed(names)}: "
         f"choose with ?{option}=NAME"
     )
 
@@ -150,20 +160,24 @@ def choose(
 def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadSample]]:
     """The columns of a table, those of a CSV as bytes, and the rows that had to be left out."""
     suffix = os.path.splitext(path)[1]
+    damage: list[BadSample] = []
     with files.open(path) as file:
         try:
             if suffix == ".parquet":
-                return pyarrow.parquet.read_table(file), []
-            if suffix == ".jsonl":
-                return pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK)), []
-            return _read_csv(file, path, suffix, options.sep if options else "")
-        except (pa.ArrowException, UnicodeDecodeError) as error:
+                columns = pyarrow.parquet.read_table(file)
+            elif suffix == ".jsonl":
+                columns = pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_BLOCK))
+            else:
+                columns, damage = _read_csv(file, path, suffix, options.sep if options else "")
+            _ = columns.column_names  # of JSON they are only decoded here
+        except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: not a table that can be read ({reason}); repair it") from None
+    return columns, damage
 
 
 def _read_csv(file: Any, path: str, suffix: str, sep: str) -> tuple[pa.Table, list[BadSample]]:
-    header = file.readline().decode("utf-8-sig").rstrip("\r\n")
+    header = re.split(r"[\r\n]", file.readline().decode("utf-8-sig"))[0]
     file.seek(0)
     if not sep:
         sep = "\t" if suffix == ".tsv" else max(",\t;", key=header.count)

@@ -17,6 +17,7 @@ from siglip.data.sources.base import (
     BadSample,
     Sample,
     check_picture,
+    listed,
     usable_captions,
 )
 from siglip.data.sources.tar_index import BLOCK, IMAGE, JSON, TXT, Index
@@ -137,7 +138,7 @@ class TarSource:
             if "txt" not in self._fields and not {_field(f) for f in self._fields} & set(meta):
                 raise UserError(
                     f"{where}: its JSON has no field {', '.join(self._fields)}; set caption= to "
-                    f"some of {', '.join(meta)}"
+                    f"some of {listed(meta)}"
                 )
 
 

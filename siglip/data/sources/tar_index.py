@@ -70,13 +70,13 @@ def _scan(file: BinaryIO) -> Index:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                if not 0 <= member.size <= length - member.offset_data:
+                    raise tarfile.ReadError(f"{member.name} is cut short")
                 # WebDataset: the key ends at the first dot of the file name.
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
                 if not (member.isfile() and suffix):
                     continue
-                if not 0 <= member.size <= length - member.offset_data:
-                    raise tarfile.ReadError(f"{member.name} is cut short")
                 span = (member.offset_data // BLOCK, member.size)
                 samples[f"{folder}/{stem}" if folder else stem][suffix.lower()] = span
             # tarfile takes a damaged header, or a cut between two members, for the end.
@@ -84,7 +84,7 @@ def _scan(file: BinaryIO) -> Index:
             if file.read(BLOCK) != tarfile.NUL * BLOCK:
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        damage = f"not a whole tar file ({error})"
+        damage = f"not a whole tar file ({error})".encode(errors="replace").decode()
     keys, spans = [], []
     for key, members in samples.items():
         if image := next((members[s] for s in IMAGE_SUFFIXES if s in members), None):

@@ -35,6 +35,6 @@ def test_what_is_no_label(tmp_path, label):
 
 
 def test_fields_that_are_not_there(tmp_path):
-    path = shard(tmp_path, [{"class": "cat", "id": 3}])
+    path = shard(tmp_path, [[], {"class": "cat", "id": 3}])  # the first sample is a bad one
     with pytest.raises(UserError, match=r"a\.tar\?label=clas: no such field; .* class, id"):
         open_source(f"{path}?label=clas")

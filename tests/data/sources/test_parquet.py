@@ -6,12 +6,13 @@ import logging
 import pickle
 import threading
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from siglip.config import UserError
-from siglip.data.sources import open_source, parquet
+from siglip.data.sources import open_source, parquet, row_groups
 from siglip.data.sources.base import BadSample
 from tests.conftest import EMOJI
 
@@ -166,7 +167,7 @@ def test_cache_is_bounded_and_shared_by_threads(tmp_path, emoji, monkeypatch):
         pq.ParquetFile, "read_row_group", lambda *a, **k: read.append(a[1]) or original(*a, **k)
     )
     size = pq.ParquetFile(path).read_row_group(0).nbytes
-    rows = parquet.Rows([path], cache_bytes=4 * size)
+    rows = row_groups.Rows([path], cache_bytes=4 * size)
     read.clear()
     threads = [threading.Thread(target=lambda: [rows[i] for i in range(15)]) for _ in range(8)]
     for thread in threads:
@@ -179,7 +180,11 @@ def test_cache_is_bounded_and_shared_by_threads(tmp_path, emoji, monkeypatch):
     rows[0]
     assert read[-1] == 0  # was let go
     assert sum(t.nbytes for t in rows._cache.values()) <= 4 * size
-    tiny = parquet.Rows([path], cache_bytes=1)  # one row group is always kept
+    read.clear()
+    for i in range(60):
+        assert rows[i]["key"] and rows[0]["key"]
+    assert read.count(0) == 0  # what is used again stays
+    tiny = row_groups.Rows([path], cache_bytes=1)  # one row group is always kept
     read.clear()
     assert [tiny[i]["key"] for i in range(5)] == [s.key for s in emoji[:5]] and read == [0]
 
@@ -189,7 +194,14 @@ def test_large_row_groups_are_told_of(tmp_path, emoji, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "siglip"):
         open_source(path)
         assert not caplog.text
-        monkeypatch.setattr(parquet, "CACHE_BYTES", 1000)
+        monkeypatch.setattr(row_groups, "CACHE_BYTES", 1000)
         monkeypatch.setattr(parquet, "_LARGE_GROUP_BYTES", 1000)
         open_source(path)
     assert f"siglip data pack '{path}' FOLDER" in caplog.text
+
+
+def test_in_a_bucket(tmp_path, emoji):
+    path = write(tmp_path / "a.parquet", **plain(emoji))
+    fsspec.filesystem("memory").put(path, "/parquet/a.parquet")
+    source = open_source("memory://parquet/a.parquet")
+    assert contents(source) == contents(open_source(path))

@@ -302,3 +302,17 @@ def test_written_keys_must_fit(tmp_path, emoji):
         json.dump(["only"], file)
     with pytest.raises(UserError, match="1 keys for 5 records; pack the data again"):
         open_source(str(tmp_path / "d")).keys()
+
+
+def test_order_of_fields_is_none_of_chance(tmp_path):
+    raw = record(image=b"x", text="one", **dict.fromkeys("hgfedcba", 1))
+    source = open_source(write(tmp_path / "a.array_record", [raw]))
+    assert list(source[0].meta) == list("abcdefgh")
+
+
+def test_files_of_another_dataset(dataset, tmp_path):
+    shutil.copytree(dataset / "emoji/1.2.0", tmp_path / "emoji")
+    train, test = (next((tmp_path / "emoji").glob(f"emoji-{name}*")) for name in ("train", "test"))
+    shutil.copy(test, train)
+    with pytest.raises(UserError, match=r"10 records.*, not 50 as its dataset says"):
+        open_source(str(tmp_path / "emoji"))[0]

@@ -43,6 +43,7 @@ PAIRS = [("a", b"picture a", ("one",)), ("b", b"picture b", ("two, or\nthree",))
         ("t.csv", 'file_name,text\na.jpg,one\nb.jpg,"two, or\nthree"\n', {}),
         ("t.csv", '\ufefffile_name;text\r\na.jpg;one\r\nb.jpg;"two, or\nthree"', {}),
         ("t.csv", 'filepath\ttitle\na.jpg\tone\nb.jpg\t"two, or\nthree"\n', {}),
+        ("t.csv", 'path,text\ra.jpg,one\rb.jpg,"two, or\nthree"\r', {}),
         ("t.tsv", 'title\tfilepath\none\ta.jpg\n"two, or\nthree"\tb.jpg\n', {}),
         ("t.csv", 'path|x|y\na.jpg|no|one\nb.jpg|n|"two, or\nthree"\n', {
             "sep": "|", "caption": ("y",),
@@ -71,8 +72,9 @@ def test_parquet_of_paths(folder):
     assert rows(TableSource(read, str(folder), "t.parquet")) == PAIRS and not damage
 
 
-def test_rows_are_those_of_pythons_csv(folder):
+def test_rows_are_those_of_pythons_csv(folder, monkeypatch):
     """Quotes, separators and newlines anywhere, over the borders of blocks."""
+    monkeypatch.setattr(table, "_BLOCK", 500)
     rng = random.Random(0)
     cells = [
         ["a.jpg", "".join(rng.choices("ab,;\t\"'\n é", k=rng.randrange(1, 30))) + "x"]
@@ -85,7 +87,7 @@ def test_rows_are_those_of_pythons_csv(folder):
 
 
 def test_keys_meta_and_root(folder, tmp_path):
-    text = "image,text,caption,id,class\na.jpg,t,c,007,\n../x/b.jpg,u,d,8,\xe9\n"
+    text = "image,text,caption,id,class\na.jpg,t,c,007.5,\n../x/b.jpg,u,d,8,\xe9\n"
     (folder / "x").mkdir()
     (folder / "t").mkdir()
     (folder / "x/b.jpg").write_bytes(b"picture b")
@@ -93,7 +95,7 @@ def test_keys_meta_and_root(folder, tmp_path):
     source = open_text(
         folder / "t", "u.csv", text, root=str(folder / "x"), key="id", caption=("caption", "text")
     )
-    assert source.keys() == ["007", "8"] and source[1].key == "8"
+    assert source.keys() == ["007.5", "8"] and source[1].key == "8"
     assert source[1].captions == ("d", "u") and source[1].meta == {"class": "é"}
     with pytest.raises(BadSample, match=r"x/a\.jpg: no such file"):
         source[0]
@@ -118,10 +120,11 @@ def test_fingerprints_follow_the_columns_in_use(folder):
     lines[0]["text"], lines[1]["text"] = ["x"], ["y"]
     second = fingerprint("\n".join(map(json.dumps, lines)))
     assert second != first != fingerprint("\n".join(map(json.dumps, lines[::-1])))
-    table_ = pa.table({"path": ["a.jpg", "b.jpg"], "text": ["x", None]})
-    chunked = pa.concat_tables([table_.slice(0, 1), table_.slice(1)])
-    one, two = (TableSource(t, str(folder), "t") for t in (table_, chunked))
-    assert one.fingerprint() == two.fingerprint()
+    for texts in (["x", None, "y"], pa.array(["x", "y", "z"], pa.large_string())):
+        whole = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "text": texts})
+        chunked = pa.concat_tables([whole.slice(0, 1), whole.slice(1)])
+        one, two = (TableSource(columns, str(folder), "t") for columns in (whole, chunked))
+        assert one.fingerprint() == two.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,10 @@ def test_bytes_that_are_no_text_in_json(folder):
     with pytest.raises(BadSample) as error:
         source[0]
     assert error.value.kind == "caption not UTF-8"
+    source = open_text(folder, "t.jsonl", b'{"path": "\xff", "text": "x"}\n' + text)
+    assert source.keys() == ["\ufffd", "a", "b"]
+    with pytest.raises(BadSample, match="no such file"):
+        source[0]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +176,7 @@ def test_bytes_that_are_no_text_in_json(folder):
         ("t.csv", "a,text\na.jpg,x", {}, r"no column for the image \(file_name.* it has a, text"),
         ("t.csv", "path,b\na.jpg,x", {}, r"no column for the caption \(text.* it has path, b: ch"),
         ("t.csv", "path,text,text\na.jpg,x,y", {}, "two columns are named 'text'"),
+        ("t.csv", 'a,"b\nc"\na.jpg,x', {}, "it has a, b c"),
         ("t.csv", "", {}, r"t\.csv: not a table that can be read \(Empty CSV"),
         ("t.csv", "path,text\n", {}, r"t\.csv: no rows"),
         ("t.csv", "path,text\nx.jpg,x\n", {}, r"no picture .*x\.jpg, nor .*\?root=FOLDER"),
@@ -176,6 +184,8 @@ def test_bytes_that_are_no_text_in_json(folder):
         ("t.jsonl", "", {}, r"t\.jsonl: not a table .*Empty JSON"),
         ("t.jsonl", '{"path": "a"}\n{"path"', {}, "not a table that can be read .* in row 1"),
         ("t.jsonl", '{"path": 3, "text": "x"}', {}, "its column path holds int64, not paths"),
+        ("t.jsonl", b'{"path\xff": "a.jpg", "text": "x"}', {}, "not a table that can be read"),
+        ("t.csv", b"path,text\xff\na.jpg,x", {}, "not a table that can be read"),
         ("t.parquet", "PAR", {}, "not a table that can be read .* repair"),
     ],
 )

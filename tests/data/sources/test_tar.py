@@ -167,6 +167,19 @@ def test_json_without_a_caption_leaves_it_to_the_txt(tmp_path):
     assert [source[i].captions for i in range(4)] == [("txt",)] * 4
 
 
+def test_samples_without_the_chosen_text_are_left_out(shard):
+    assert TarSource(shard, Options(caption=("txt",))).keys() == ["two"]
+    assert TarSource(shard, Options(caption=("caption", "captions"))).keys() == ["x/one", "three"]
+
+
+def test_fingerprints_change_with_sizes(tmp_path):
+    def fingerprint(size):
+        members = [("a.png", b"x" * size), ("a.txt", b"x")]
+        return TarSource(write_tar(tmp_path / "a.tar", members)).fingerprint()
+
+    assert fingerprint(5) == fingerprint(5) != fingerprint(6)
+
+
 def test_labels_need_no_captions(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.png", b"x"), ("a.json", b'{"class": "cat"}')])
     assert TarSource(path, Options(label="class"), captions=False)[0].meta == {"class": "cat"}
