@@ -15,11 +15,13 @@ import numpy as np
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import TarSource
+from siglip.data.sources import BadSample, damage_of, open_source
 from siglip.inference import Model, map_ahead
 from siglip.metrics import Progress
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# In the names of files that are sources; others are read as texts.
+_SOURCES = (".tar", ".csv", ".tsv", ".jsonl", ".parquet", ".array_record", ".arrayrecord")
 _REPORT_SECONDS = 10.0
 
 
@@ -31,12 +33,15 @@ class Inputs:
       kind: "pictures" or "texts".
       keys: the name of each in the output.
       read: index -> the bytes of a picture, or a text.
+      stamps: change when what is read does.
+      damage: what was found wrong when the source was opened.
     """
 
     kind: str
     keys: Sequence[str]
     read: Callable[[int], bytes | str]
-    stamps: Sequence[str] = ()  # change when the files do
+    stamps: Sequence[str] = ()
+    damage: Sequence[BadSample] = ()
 
     def fingerprint(self) -> str:
         facts = "\n".join([self.kind, *self.keys, *self.stamps])
@@ -44,32 +49,30 @@ class Inputs:
 
 
 def find_inputs(place: str) -> Inputs:
-    """A folder of pictures (with its folders), tar shards, or a text file with a text a line."""
+    """A folder of pictures (with its folders), a text file with a text a line, or a source."""
     path = pathlib.Path(place)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not files:
-            raise cfg.UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) in this folder")
-        # A name may hold bytes that are no UTF-8: replaced in the key, not in the path.
-        keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]
-        stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (file.stat() for file in files)]
-        return Inputs("pictures", keys, lambda i: files[i].read_bytes(), stamps)
-    if path.suffix == ".tar" or ".tar" in place:
-        source = TarSource(place, captions=False)
-        return Inputs("pictures", source.keys(), lambda i: source[i].image)
-    if not path.is_file():
-        raise cfg.UserError(
-            f"{place}: no such file or folder; give a folder of pictures, tar shards, or a text "
-            "file with one text a line"
-        )
+        if files:
+            # A name may hold bytes that are no UTF-8: replaced in the key, not in the path.
+            keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]
+            stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (file.stat() for file in files)]
+            return Inputs("pictures", keys, lambda i: files[i].read_bytes(), stamps)
+    is_text = path.suffix == ".txt" or not any(suffix in path.name for suffix in _SOURCES)
+    if not (path.is_file() and is_text):
+        source = open_source(place, captions=False)
+        return Inputs(
+            "pictures", source.keys(), lambda i: source[i].image, [source.fingerprint()],
+            damage_of(source),
+        )  # fmt: skip
     try:
         # utf-8-sig: some editors begin a file with a byte order mark. And not splitlines, which
         # ends a line at form feeds and other marks within a text.
         texts = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
         raise cfg.UserError(
-            f"{place}: not a text file in UTF-8; give a folder of pictures, tar shards, or a text "
-            "file with one text a line"
+            f"{place}: not a text file in UTF-8; give a folder of pictures, a source of pairs, or "
+            "a text file with one text a line"
         ) from None
     texts = [text for text in texts if text.strip()]
     if not texts:
@@ -157,8 +160,8 @@ def _batches(
         try:
             picture = images.decode(inputs.read(i), inputs.keys[i], model.image)
             return model.pixels(picture)
-        except cfg.UserError as error:
-            return str(error).removeprefix(f"{inputs.keys[i]}: ")
+        except BadSample as error:
+            return error.reason
         except OSError as error:
             return error.strerror or str(error)
 

@@ -9,8 +9,8 @@ this file, says what the pictures show and what their licence asks for.
 They come out of a source package on the index that pip is configured for. Nothing of that package
 is installed or run.
 
-What is held out: of each place with at least three photographs the one taken last. Others taken
-within two minutes of it are left out altogether: they can show nearly the same.
+What is held out: of each place with at least three photographs the one taken last. What was taken
+within two minutes of such a one, at whatever place, is left out: it can show nearly the same.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def make(folder: pathlib.Path, index: str | None = None) -> None:
         for name, photos in parts.items():
             write(folder / name, photos, files)
             print(f"{folder / name}: {len(photos)} photographs")
-        (folder / "CREDITS.md").write_text(credits_of(parts))
+        (folder / "CREDITS.md").write_text(credits_of(parts), encoding="utf-8")
     except OSError as error:  # of the disk: those of the network are told where they occur
         raise UserError(
             f"{error.filename or folder}: {error.strerror or error}; make room for 120 MB, "

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,7 +19,7 @@ def render(survey: Survey) -> RenderableType:
         column.justify = "right"
     for name, spread in survey.spreads.items():
         numbers.add_row(name, *map(_number, spread))
-    facts = Table("what", "how many", "such as", show_lines=True)
+    facts = Table("", "how many", "such as")
     for row in _facts(survey):
         facts.add_row(*map(escape, row))
     read = "" if survey.read == survey.samples else f", {survey.read:,} of them read"
@@ -43,9 +43,10 @@ def _facts(s: Survey) -> Iterator[tuple[str, str, str]]:
         yield "pictures without a text", f"{s.without_text:,}", "left out"
     if s.stretched:
         yield f"sides beyond {STRETCHED}:1", _share(s.stretched, s.usable), ""
-    for what, n in (("copies", s.copies), ("alike", s.alike)):
-        name = {"copies": "same file as one before", "alike": "looks like one before"}[what]
-        yield name, _share(n, s.usable), "\n".join(" = ".join(pair) for pair in s.pairs[what])
+    for name, n, kind in (
+        ("same file as one before", s.copies, "copies"), ("looks like one before", s.alike, "alike")
+    ):  # fmt: skip
+        yield name, _share(n, s.usable), "\n".join(" = ".join(pair) for pair in s.pairs[kind])
     frequent = "\n".join(f"{n:,} x {_short(text)}" for text, n in s.frequent)
     yield "share a caption", _share(s.sharing, s.usable), frequent
     if s.text_length:
@@ -53,8 +54,8 @@ def _facts(s: Survey) -> Iterator[tuple[str, str, str]]:
     for kind, (n, first) in s.odd.items():
         yield f"caption {kind}", _share(n, s.captions), _short(first)
     if s.against:
-        yield f"pictures also in {s.against}", _share(s.pictures_there, s.usable), ""
-        yield f"captions also in {s.against}", _share(s.captions_there, s.captions), ""
+        yield "pictures also in the other source", _share(s.pictures_there, s.usable), s.against
+        yield "captions also in the other source", _share(s.captions_there, s.captions), s.against
 
 
 def advice(s: Survey) -> Iterator[str]:
@@ -106,8 +107,8 @@ def advice(s: Survey) -> Iterator[str]:
 def _share(n: int, of: int) -> str:
     if not n:
         return "0"
-    share = n / of
-    return f"{n:,} ({share:.0%})" if share >= 0.095 else f"{n:,} ({share:.1%})"
+    share = f"{n / of:.0%}" if n / of >= 0.095 else f"{max(n / of, 0.001):.1%}"
+    return f"{n:,} ({share})"
 
 
 def _counts(counts: dict[str, int]) -> str:

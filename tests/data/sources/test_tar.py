@@ -265,6 +265,14 @@ def test_whole_members_of_a_damaged_shard_are_used(tmp_path, shard):
     assert set(counts) == {1, 2, 3}
 
 
+def test_damage_at_a_name_that_is_no_text(tmp_path):
+    members = [("a.png", b"x"), ("a.txt", b"x"), ("b\udc80.png", b"x" * 2000)]
+    path = pathlib.Path(write_tar(tmp_path / "a.tar", members))
+    os.truncate(path, path.read_bytes().index(b"x" * 2000) + 100)
+    source = TarSource(str(path))
+    assert source.keys() == ["a"] and "b?.png is cut short" in source.damage[0].reason
+
+
 def test_a_shard_that_was_cut_after_it_was_opened(shard):
     source = TarSource(shard)
     os.truncate(shard, 700)
