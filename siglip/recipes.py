@@ -46,7 +46,7 @@ def recipe(
     config = cfg.Config(
         model=dataclasses.replace(architecture, dtype="bfloat16"),
         text=cfg.Text(pad_id=0 if architecture.text.vocab_size == presets.GEMMA else 1),
-        data=cfg.Data(batch_size=batch_size, crop_min_area=1.0, threads=32, prefetch=32),
+        data=cfg.Data(batch_size=batch_size, crop_min_area=1.0, prefetch=32),
         loss=cfg.Loss(name=loss, dtype="bfloat16"),
         init=init,
         optimizer=optimizer,

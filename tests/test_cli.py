@@ -143,7 +143,7 @@ def python(*args):
         (["--config=configs/siglip_b16.py:abc"], "unknown model 'siglip-b16-abc'; did you mean"),
         (["--config=configs/clip_b16.py:abc"], "--config: ValueError: invalid literal for int()"),
         (["oops"], "unexpected argument 'oops'"),
-        (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such shard"),
+        (["--config.data.train=gone-{00..03}.tar"], "gone-00.tar: no such file; check the path"),
     ],
 )
 def test_mistakes_of_train(tmp_path, args, message):

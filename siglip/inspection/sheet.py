@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")  # no display
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
-from PIL import Image
+from PIL import Image, ImageOps
 
 from siglip.data import images
 from siglip.data.sources import BadSample, Source
@@ -16,7 +16,7 @@ from siglip.inspection.survey import spread_over
 
 _COLUMNS, _ROWS = 8, 6
 _LINES, _WIDTH = 3, 24  # of a caption, in lines and characters
-_PIXELS = 192  # of a picture's longer side
+_PIXELS = 192  # of a picture's longer side, larger or smaller than it was
 # Beside the font that is always there: what systems have for other scripts.
 _FONTS = (
     "DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai",
@@ -31,7 +31,7 @@ def contact_sheet(path: str | os.PathLike, source: Source) -> None:
     What cannot be used is named in its place. Letters that no installed font has become boxes.
     """
     fonts = _Fonts()
-    figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(2.0 * _COLUMNS, 2.4 * _ROWS))
+    figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(2.0 * _COLUMNS, 2.45 * _ROWS))
     for axis in axes.flat:
         axis.axis("off")
     for axis, i in zip(axes.flat, spread_over(len(source), _ROWS * _COLUMNS), strict=False):
@@ -42,12 +42,12 @@ def contact_sheet(path: str | os.PathLike, source: Source) -> None:
         except BadSample as error:
             picture = Image.new("RGB", (_PIXELS, _PIXELS), "lightgrey")
             key, text, color = f"sample {i}", f"unusable: {error.kind}", "red"
-        picture.thumbnail((_PIXELS, _PIXELS))
-        axis.imshow(picture)
+        axis.imshow(ImageOps.pad(picture, (_PIXELS, _PIXELS), color="white"))
         lines = [textwrap.shorten(key, _WIDTH, placeholder="…"), *_wrapped(text)]
-        axis.set_title(
-            fonts.shown("\n".join(lines)), fontsize=7, color=color, y=-0.02, va="top",
-            fontfamily=fonts.families, parse_math=False,  # captions may hold dollars
+        axis.text(
+            0.5, -0.02, fonts.shown("\n".join(lines)), fontsize=8, color=color, ha="center",
+            va="top", transform=axis.transAxes, fontfamily=fonts.families,
+            parse_math=False,  # captions may hold dollars
         )  # fmt: skip
     figure.tight_layout()
     figure.savefig(path, dpi=100)

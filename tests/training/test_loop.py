@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
         ("data", {"batch_size": 12}, "8 devices do not divide"),
         ("train", {"microbatches": 3}, "=16: 8 devices x 3 microbatches do not divide it; use 24"),
         ("loss", {"name": "clip"}, "loss.name='clip': must be one of sigmoid, softmax"),
-        ("data", {"train": "nowhere.tar"}, "no such shard"),
+        ("data", {"train": "nowhere.tar"}, "no such file"),
         ("text", {"tokenizer": "nowhere.model"}, "no such file"),
         ("mesh", {"fsdp": 3}, "does not make 8 devices"),
         ("train", {"log_every": 0}, "at least 1"),
