@@ -8,7 +8,7 @@ WORKDIR ?= runs/quickstart
 # 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
 export MALLOC_TOP_PAD_ := 268435456
 
-.PHONY: help quickstart test lint format parity bench plans clean
+.PHONY: help quickstart test lint format parity bench plans malformed clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,12 +55,21 @@ parity: $(VENV)/.installed-parity  ## compare with transformers, OpenCLIP and ti
 bench: $(VENV)/.installed  ## time the training step, the loss and inference on this machine
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.loss
+	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.encode_image
 	$(BIN)/python -m benchmarks.start
 
 plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do they fit (half an hour)
 	$(BIN)/python -m pytest -m slow tests/test_plan.py
 	$(BIN)/python -m benchmarks.plans
+
+PILLOW := pillow-13.0.0
+malformed: $(VENV)/.installed-dev  ## decode the broken pictures of Pillow's own tests (47 MB)
+	@mkdir -p build/pillow
+	@echo "pillow==13.0.0 --hash=sha256:cdcd1ba258178f7356d74170c9a81ba4eab6a5d55748bc402a5a2a6fe6be3510" > build/pillow/pin.txt
+	@$(BIN)/python -m pip download -q --no-deps --no-binary pillow --require-hashes -r build/pillow/pin.txt -d build/pillow
+	@tar -xzf build/pillow/$(PILLOW).tar.gz -C build/pillow $(PILLOW)/Tests/images
+	SIGLIP_PILLOW_IMAGES=build/pillow/$(PILLOW)/Tests/images $(BIN)/python -m pytest -n 0 -s tests/data/test_malformed.py
 
 clean:  ## remove caches; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ MODES = {
     "lit": {"learning_rate": 1e-5, "frozen": (("img/.*", 1.0),)},
     "text_locked": {"learning_rate": 1e-5, "frozen": (("txt/.*", 1.0),)},
     "head": {"learning_rate": 3e-5, "last_blocks": 2},
-    "lora": {"learning_rate": 1e-4, "frozen": (("(img|txt)/.*(?<!/lora_[ab])", 1.0),)},
+    "lora": {"learning_rate": 1e-4, "frozen": ((".*/lora_[ab]|t|b", 0.0), (".*", 1.0))},
 }
 
 

@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from siglip import cli
-from tests.conftest import ROOT
-from tests.data.sources.test_tar import picture_bytes
+from siglip.data import pack
+from siglip.data.sources import open_source
+from tests.conftest import EMOJI, ROOT
+from tests.data.sources.test_tar import picture_bytes, write_tar
 
 QUICKSTART = ["train.py", "--config", "configs/quickstart.py", "--workdir"]
 
@@ -108,6 +110,16 @@ def test_convert(workdir, tmp_path, capsys):
     assert "OpenCLIP builds image towers by timm's names" in error
 
 
+def test_adapters_that_are_none(workdir, picture, tmp_path, capsys):
+    model = ["--checkpoint", workdir, "--adapters", str(tmp_path / "gone.safetensors")]
+    for argv in (
+        ["classify", picture, "--labels", "a cat", *model],
+        ["embed", str(tmp_path), "--output", str(tmp_path / "x.npy"), *model],
+        ["convert", workdir, str(tmp_path / "x"), "--to", "huggingface", *model[2:]],
+    ):
+        assert "gone.safetensors" in fails(capsys, *argv)
+
+
 def test_checkpoints_that_are_none(tmp_path, picture, capsys):
     rest = ["--labels", "a cat", "--batch-size", "8"]
     for name, message in (
@@ -117,6 +129,87 @@ def test_checkpoints_that_are_none(tmp_path, picture, capsys):
         (picture, "damaged or cut short"),
     ):
         assert message in fails(capsys, "classify", picture, *rest, "--checkpoint", name)
+
+
+def exit_code(*argv):
+    try:
+        cli.main(list(argv))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture
+def broken(tmp_path):
+    members = [("a.png", picture_bytes()), ("a.txt", b"a cat"), ("b.png", b""), ("b.txt", b"b")]
+    return write_tar(tmp_path / "broken.tar", members)
+
+
+def test_data_inspect(workdir, broken, tmp_path, capsys):
+    heldout, sheet = str(EMOJI / "heldout-00000.tar"), tmp_path / "sheet.png"
+    code = exit_code(
+        "data", "inspect", heldout, "--checkpoint", workdir, "--limit", "50", "--sheet",
+        str(sheet), "--against", heldout,
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0 and "50 of them read" in out and "over 8 tokens" in out
+    assert "50 (100%)" in out and sheet.stat().st_size > 10_000
+    assert exit_code("data", "inspect", broken) == 1
+    assert "1 (50%) unusable: training stops" in capsys.readouterr().out
+    tokenizer = ["--tokenizer", str(EMOJI / "sentencepiece.model")]
+    assert exit_code("data", "inspect", broken, "--json", "--allow-broken", *tokenizer) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unusable"] == {"empty file": 1} and len(found["advice"]) == 1
+    assert found["text_length"] == 64 and found["spreads"]["width, pixels"]["median"] == 8
+
+
+def test_data_pack(broken, tmp_path, capsys):
+    emoji, packed = str(EMOJI / "train-00000.tar"), str(tmp_path / "packed")
+    cli.main(["data", "pack", emoji, packed, "--shard-mb", "1"])
+    out = capsys.readouterr().out
+    assert "1,151 samples" in out and "in 2 files" in out
+    assert out.endswith(f"use it with --config.data.train={packed}\n")
+    cli.main(["data", "pack", broken, packed, "--split", "validation", "--check"])
+    out = capsys.readouterr().out
+    assert f"left out: 1 empty file, such as {broken}: b" in out
+    use = re.search("--config.data.validation='(.*)'", out)[1]
+    assert open_source(use)[0].captions == ("a cat",)
+    assert "has a split 'validation' already" in fails(
+        capsys, "data", "pack", broken, packed, "--split", "validation"
+    )
+
+
+def test_data_pack_knows_tfrecords(tmp_path, monkeypatch, capsys):
+    folder, there = tmp_path / "x/1.0.0", str(tmp_path / "there")
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"name": "x", "fileFormat": "tfrecord"}')
+    calls = []
+
+    def convert(source, target, *, progress):
+        calls.append((source, target))
+        progress(3, 3)
+        return pack.Report(3, ("a",), 10, {})
+
+    monkeypatch.setattr(pack, "pack_tfrecords", convert)
+    cli.main(["data", "pack", str(tmp_path / "x"), there])
+    assert calls == [(str(tmp_path / "x"), there)]
+    assert "3 samples" in capsys.readouterr().out
+    error = fails(capsys, "data", "pack", str(folder), there, "--check")
+    assert "is copied as it is; leave out" in error
+
+
+def test_mistakes_of_data(tmp_path, broken, capsys):
+    for argv, message in (
+        (["inspect", str(tmp_path / "gone")], "no such file or folder"),
+        (["inspect", broken, "--limit", "-1"], "--limit -1: must be at least 1"),
+        (["inspect", broken, "--length", "9"], "--length 9: needs --tokenizer"),
+        (["inspect", broken, "--tokenizer", "gone"], "--tokenizer gone: no such file"),
+        (["inspect", broken, "--sheet", "x.jpg"], "must end in .png"),
+        (["inspect", broken, "--sheet", "gone/x.png"], "no folder gone; make it first"),
+        (["inspect", broken, "--checkpoint", str(tmp_path)], "no model in this folder"),
+        (["pack", broken, str(tmp_path / "x"), "--shard-mb", "0"], "--shard-mb 0: must be"),
+    ):
+        assert message in fails(capsys, "data", *argv), argv
 
 
 def python(*args):
@@ -186,10 +279,11 @@ def test_module_and_console_script_are_one():
 
 
 def test_help_does_not_wait_for_jax():
-    code = "import sys; from siglip import cli\n" + (
-        "try: cli.main(['classify', '--help'])\nexcept SystemExit: print('jax' in sys.modules)"
-    )
-    assert python("-c", code).stdout.endswith("False\n")
+    for verb in ("'classify'", "'data', 'inspect'"):
+        code = "import sys; from siglip import cli\n" + (
+            f"try: cli.main([{verb}, '--help'])\nexcept SystemExit: print('jax' in sys.modules)"
+        )
+        assert python("-c", code).stdout.endswith("False\n")
 
 
 def test_lazy_names():

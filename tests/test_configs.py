@@ -51,6 +51,7 @@ def load(name: str) -> cfg.Config:
 
 def test_every_recipe_is_listed_here():
     names = {name.partition(":")[0] for name in PARAMETERS}
+    names.add("finetune")  # has the architecture of its checkpoint: training/test_finetune.py
     assert {p.stem for p in pathlib.Path(ROOT, "configs").glob("*.py")} == names
 
 
@@ -109,5 +110,5 @@ def test_what_is_frozen_and_slow():
     shapes = jax.eval_shape(lambda: siglip.init(unlocked.model))
     rows = {row.path: row for row in rules.table(unlocked.optimizer, shapes)}
     kernel = "encoder/blocks/mlp/fc1/kernel"
-    assert rows[f"img/{kernel}"][2:] == (pytest.approx(1e-4), 0, False)
-    assert rows[f"txt/{kernel}"][2:] == (1e-3, 1e-4, False)
+    assert rows[f"img/{kernel}"][2:5] == (pytest.approx(1e-4), 0, False)
+    assert rows[f"txt/{kernel}"][2:5] == (1e-3, 1e-4, False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_nothing_usable(tmp_path):
 
 
 def test_a_damaged_shard_counts(shard, tmp_path):
-    whole = open(shard, "rb").read()
+    whole = pathlib.Path(shard).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     assert survey(str(tmp_path / "cut.tar"), quiet=True).unusable["truncated tar"] == 1
 
@@ -185,15 +186,17 @@ def test_progress_is_told(shard, capsys, monkeypatch):
     assert "1/11 samples" in out and "11/11 samples compared" in out
 
 
-def test_contact_sheet(shard, tmp_path):
+def test_contact_sheet(tmp_path):
     """Also of what is broken, and of letters that no font has: without a warning."""
-    members = []
+    members = [("bad.png", b""), ("bad.txt", b"bad")]
     for i, text in enumerate(["貓 $x$ café", "\U0001f600", "x\x01y"]):
-        members += [(f"{i}.png", picture_bytes()), (f"{i}.txt", text.encode())]
-    write_tar(tmp_path / "b.tar", members)
-    contact_sheet(tmp_path / "x.png", open_source(f"{shard} + {tmp_path / 'b.tar'}"))
+        members += [(f"{i}.png", picture_bytes("blue")), (f"{i}.txt", text.encode())]
+    source = open_source(write_tar(tmp_path / "b.tar", members))
+    contact_sheet(tmp_path / "x.png", source)
     sheet = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).astype(int)
     assert sheet.shape[1] == 1600
     red = (sheet[..., 0] > 150) & (sheet[..., 1:].max(axis=-1) < 60)
+    blue = (sheet[..., 2] > 250) & (sheet[..., :2].max(axis=-1) < 5)
     assert red.any(), "what is unusable is told in red"
+    assert blue.sum() > 3 * 150 * 100
     assert _Fonts().shown("caf\u00e9 \U0010fffd\n") == "caf\u00e9 □\n"

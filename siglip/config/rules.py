@@ -109,8 +109,6 @@ def validate(config: Config) -> Config:
         require("eval.every", number > 0, "must be above 0")
     require("train.best", not config.train.best or bool(config.eval.every), "needs eval.every")
     require("data.holdout", 0 <= config.data.holdout < 1, "must be in [0, 1)")
-    twice = config.data.validation and config.data.holdout
-    require("data.holdout", not twice, "must be 0 where data.validation is given")
     require("data.max_unusable", 0 <= config.data.max_unusable <= 1, "must be in [0, 1]")
     require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
     for path, words in _WORDS.items():

@@ -16,7 +16,7 @@ from siglip.data.unusable import Ledger
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
-from siglip.pretrained import adapters, export
+from siglip.pretrained import export
 from siglip.training import embedded, initial, inputs, rules, state
 from siglip.training.encoder import Encoder
 from siglip.training.optimizer import make_optimizer
@@ -108,24 +108,23 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
                 with watch("checkpoints"):
                     checkpoints.wait()
     if jax.process_index() == 0:
-        _finish(run, ledger, abstract)
+        _finish(run, ledger)
     return train_state
 
 
-def _finish(run: Run, ledger: Ledger, abstract: state.TrainState) -> None:
+def _finish(run: Run, ledger: Ledger) -> None:
     """What a run leaves for its user, by one process."""
     c = run.config
     if ledger.counts:
         print(f"unusable samples: {ledger.summary()}; {ledger.path} names them", flush=True)
     if c.eval.every:
         summarise(run)
-    step = "best" if c.train.best else ""
-    chosen = f"{run.workdir}@{step}" if step else f"{run.workdir}"
+    chosen = f"{run.workdir}{'@best' if c.train.best else ''}"
     if jax.process_count() > 1 and c.export:  # the others do not read checkpoints here
         print(f"export: siglip convert {chosen} DIR --to {c.export}", flush=True)
     elif jax.process_count() == 1:
         if c.model.lora_rank:
-            _save_adapters(run, abstract, step)
+            _write_adapters(chosen, run.workdir / "adapters.safetensors")
         if c.export:
             folder = run.workdir / f"export-{c.export}"
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
@@ -135,13 +134,12 @@ def _finish(run: Run, ledger: Ledger, abstract: state.TrainState) -> None:
     print(f"time: {run.watch}", flush=True)
 
 
-def _save_adapters(run: Run, abstract: state.TrainState, step: str) -> None:
-    item = "ema" if run.config.optimizer.ema else "params"
-    with contextlib.closing(Checkpoints(run.workdir, step=step)) as checkpoints:
-        params = checkpoints.restore({item: getattr(abstract, item)})[item]
-    path = run.workdir / "adapters.safetensors"
-    adapters.save(params, run.config.model, run.config.init, path)
-    print(path, flush=True)
+def _write_adapters(chosen: str, path: pathlib.Path) -> None:
+    try:
+        export.convert_adapters(chosen, path)
+        print(path, flush=True)
+    except cfg.UserError as error:  # more than adapters learned or was resized
+        print(f"note: {error}", flush=True)
 
 
 def describe(
