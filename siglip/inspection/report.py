@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from siglip import config as cfg
 from siglip.inspection.survey import STRETCHED, Survey
@@ -14,12 +14,11 @@ _MANY = 0.01  # the share from which on something is worth advice
 
 def render(survey: Survey) -> RenderableType:
     """Numbers, what was found, and advice, to be printed by rich."""
-    numbers = Table("", "least", "5 %", "median", "95 %", "most")
-    for column in numbers.columns[1:]:
-        column.justify = "right"
+    heads = ("least", "5 %", "median", "95 %", "most")
+    numbers = Table("", *(Column(head, justify="right") for head in heads))
     for name, spread in survey.spreads.items():
         numbers.add_row(name, *map(_number, spread))
-    facts = Table("", "how many", "such as")
+    facts = Table("", "how many", Column("such as", overflow="fold"))
     for row in _facts(survey):
         facts.add_row(*map(escape, row))
     read = "" if survey.read == survey.samples else f", {survey.read:,} of them read"

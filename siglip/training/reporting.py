@@ -104,7 +104,7 @@ class Reporter:
     def _times(self) -> tuple[float, float]:
         """Seconds of the run without evaluations, and of those the ones waiting for data."""
         spent = self._run.watch.seconds
-        return time.monotonic() - spent["evaluating"], spent["waiting for data"]
+        return time.monotonic() - spent.get("evaluating", 0), spent["waiting for data"]
 
     def read(self, step: int, values: Metrics) -> None:
         """`values` are those of the update that made `step`; waits until it is computed."""
