@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -108,6 +109,29 @@ def test_convert(workdir, tmp_path, capsys):
     assert "exists already" in error
     error = fails(capsys, "convert", workdir, str(tmp_path / "oc"), "--to", "open_clip")
     assert "OpenCLIP builds image towers by timm's names" in error
+
+
+def test_embed_takes_any_source(workdir, picture, tmp_path, capsys):
+    """Also rows without a caption; what cannot be read is skipped and named."""
+    table = tmp_path / "pairs.csv"
+    table.write_text("file_name,text\ncat.png,\ngone.png,x\ncat.png,y,z\ncat.png,w\n")
+    pairs = [("a.png", picture_bytes()), ("b.png", b""), ("c.png", picture_bytes())]
+    shard = pathlib.Path(write_tar(tmp_path / "a.tar", pairs))
+    shard.write_bytes(shard.read_bytes()[:2100])  # within c
+    for place, keys, told in (
+        (table, "cat\ncat\n", ("damaged", "3 columns instead", "skipped gone: no such file")),
+        (f"{shard} + {table}", "a\ncat\ncat\n", ("not a whole tar", "skipped b: its picture has")),
+    ):
+        output = tmp_path / f"{len(keys)}.npy"
+        argv = ["embed", str(place), "--output", str(output), "--checkpoint", workdir]
+        assert exit_code(*argv) == 1
+        error = capsys.readouterr().err
+        assert all(words in error for words in told), error
+        assert output.with_suffix(".keys.txt").read_text() == keys
+    shard.write_bytes(shard.read_bytes()[:1024])  # behind a: all can be read, yet not whole
+    for options, code in (([], 1), (["--allow-broken"], 0)):
+        argv = ["embed", str(shard), "--checkpoint", workdir, *options]
+        assert exit_code(*argv, "--output", str(tmp_path / f"x{code}.npy")) == code
 
 
 def test_adapters_that_are_none(workdir, picture, tmp_path, capsys):
