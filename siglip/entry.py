@@ -142,7 +142,7 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
         else:
             comment = re.search(rf"^    {field.name}: .*?  # (.*)$", source, re.MULTILINE)
             words = lambda m: f"one of {', '.join(getattr(cfg, m[1]))}"  # noqa: E731
-            yield name, value, re.sub("one of ([A-Z]+)", words, comment[1] if comment else "")
+            yield name, value, re.sub("one of ([A-Z_]+)", words, comment[1] if comment else "")
 
 
 def _one_line(error: Exception) -> str:

@@ -44,16 +44,16 @@ class Ledger:
         self._limit, self._tell = limit, tell
         self.path = pathlib.Path(path) if path else None
         self._visits, self._bad_visits, self._least = 0, 0, min(samples, 1000)
-        self._known: set[str] = set()
+        self._known: set[tuple[str, str]] = set()
 
     def note(self, faults: Iterable[Fault]) -> None:
         """Write them down, each once."""
         fresh = []
         for fault in faults:
-            if fault.where in self._known:
+            if fault[:2] in self._known:
                 continue
             if len(self._known) < _REMEMBERED:
-                self._known.add(fault.where)
+                self._known.add(fault[:2])
             fresh.append(fault)
             self.counts[fault.kind] += 1
             n = self.counts[fault.kind]

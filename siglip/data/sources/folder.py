@@ -13,6 +13,7 @@ from siglip.data.sources import files, table
 from siglip.data.sources.address import Options
 from siglip.data.sources.base import (
     IMAGE_SUFFIXES,
+    BadSample,
     Sample,
     check_picture,
     usable_captions,
@@ -32,10 +33,17 @@ class FolderSource:
       folder: with its address.
       names: of all its files, relative to it, sorted.
       captions: whether captions are wanted; if so, pictures without a `.txt` are left out.
+
+    Attributes:
+      damage: which pictures and texts do not belong together.
     """
 
     def __init__(self, folder: str, names: Sequence[str], captions: bool = True):
         self._folder, self._captions = folder, captions
+        self.damage: list[BadSample] = []
+        odd = [name for name in names if not _is_utf8(name)]
+        self._leave_out("name not UTF-8", odd, "names that are not UTF-8", "rename them")
+        names = [name for name in names if _is_utf8(name)]
         pictures = [name for name in names if _suffix(name) in IMAGE_SUFFIXES]
         if captions:
             texts = {name for name in names if name.endswith(".txt")}
@@ -46,8 +54,18 @@ class FolderSource:
                     "NAME.jpg, or metadata.jsonl with file_name and text, or set ?label=folder "
                     f"where folders are classes{_tables(names)}"
                 )
+            alone = sorted(set(pictures) - set(with_text))
+            self._leave_out("no caption", alone, "pictures without a .txt", "write their captions")
+            unused = sorted(texts - {f"{_stem(name)}.txt" for name in with_text})
+            self._leave_out("no picture", unused, "texts without a picture", "check their names")
             pictures = with_text
         self._names = pa.array(pictures, pa.large_string())  # a tenth of a list's memory
+
+    def _leave_out(self, kind: str, names: Sequence[str], what: str, remedy: str) -> None:
+        if names:
+            example = os.fsencode(names[0]).decode("utf-8", "replace")
+            reason = f"{len(names)} {what}, such as {example}"
+            self.damage.append(BadSample(kind, self._folder, reason, remedy))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -70,6 +88,14 @@ class FolderSource:
             captions = usable_captions([line.strip() for line in lines], path)
         inside = os.path.basename(os.path.dirname(path))
         return Sample(_stem(name), path, image, captions, {"folder": inside})
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def look(folder: str) -> tuple[str, list[str]]:

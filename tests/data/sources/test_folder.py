@@ -1,6 +1,7 @@
 """Folders of pictures, of metadata files and of shards."""
 
 import json
+import os
 import pickle
 
 import pyarrow as pa
@@ -124,3 +125,18 @@ def test_folders_without_pairs(tmp_path, files, message):
     with pytest.raises(UserError, match=message) as error:
         open_source(fill(tmp_path, files))
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_what_does_not_match_up_is_told(tmp_path):
+    for name in ("a.jpg", "a.txt", "b.jpg", "c.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    source = open_source(str(tmp_path))
+    assert source.keys() == ["a"]
+    assert {bad.kind: bad.reason for bad in source.damage} == {
+        "name not UTF-8": "1 names that are not UTF-8, such as \ufffd.jpg",
+        "no caption": "1 pictures without a .txt, such as b.jpg",
+        "no picture": "1 texts without a picture, such as c.txt",
+    }
+    assert len(open_source(str(tmp_path), captions=False).damage) == 1
