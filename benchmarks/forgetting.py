@@ -88,7 +88,7 @@ def draw(path: str, runs: dict[str, list[dict]]) -> None:
         label = "mean recall, %" if "recall" in measure else "top-1, %"
         axis.set(title=title, xlabel="% of the run", ylabel=label, ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[1].legend(loc="center right")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)

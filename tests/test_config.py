@@ -66,7 +66,12 @@ def test_integers_serve_as_floats(tiny_config):
         ("optimizer.name", "adam", "must be one of adamw, adafactor, lion"),
         ("optimizer.ema", 1.0, r"must be in \[0, 1\)"),
         ("model.remat", "some", "must be one of none, dots, full, offload"),
-        ("init", {"model": "a", "image": "b"}, "already has both towers"),
+        ("data.holdout", 1.0, r"must be in \[0, 1\)"),
+        ("data.max_unusable", 1.5, r"must be in \[0, 1\]"),
+        ("data.resize", "slow", "must be one of fast, exact"),
+        ("eval.every", "0 steps", "must be above 0"),
+        ("train.best", "validation/mean_recall", "needs eval.every"),
+        ("export", "timm", "must be one of"),
         ("optimizer.learning_rate", 0.0, "must be above 0"),
         ("data.crop_min_area", 0.0, r"must be in \(0, 1\]"),
         (

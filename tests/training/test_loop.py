@@ -169,7 +169,7 @@ def test_another_configuration_is_refused(tiny_config, tmp_path):
 @pytest.mark.parametrize("section,field", [("data", "train"), ("text", "tokenizer")])
 def test_changed_inputs_are_refused(tiny_config, tmp_path, section, field):
     """The same path, other contents."""
-    path = tmp_path / "input"
+    path = tmp_path / "input.tar"
     shutil.copy(getattr(getattr(tiny_config, section), field), path)
     config = change(tiny_config, section, **{field: str(path)})
     config = change(config, "train", duration="4 steps")
@@ -223,24 +223,28 @@ def test_mistakes_are_told_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "bad,message",
+    "bad,kind",
     [
         (
             (picture_bytes(size=(64, 64))[:60], b'{"caption": "x"}'),
-            r"bad\.tar: bad: not a readable image .* replace or remove",
+            "truncated image",
         ),
-        ((picture_bytes(), b'{"captions": []}'), r"bad\.tar: bad: has no caption; remove"),
+        ((picture_bytes(), b'{"captions": []}'), "no caption"),
     ],
 )
-def test_a_bad_sample_stops_the_run_with_its_name(tiny_config, tmp_path, bad, message):
+def test_too_many_bad_samples_stop_the_run_with_their_names(tiny_config, tmp_path, bad, kind):
+    """One of 41 is more than a hundredth."""
     image, text = bad
     good = [(f"{i}.png", picture_bytes()) for i in range(40)]
     good += [(f"{i}.json", b'{"caption": "x"}') for i in range(40)]
     shard = write_tar(tmp_path / "bad.tar", [*good, ("bad.png", image), ("bad.json", text)])
     config = change(tiny_config, "data", train=shard)
+    message = rf"^1 of \d+ samples are unusable \(.*unusable\.jsonl names them\): 1 {kind}; repair"
     with pytest.raises(cfg.UserError, match=message) as error:
         loop.train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
+    (line,) = read_lines(tmp_path / "run" / "unusable.jsonl")
+    assert line["kind"] == kind and line["where"] == f"{tmp_path}/bad.tar: bad"
     # Only whole checkpoints are left.
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if not p.name.isdigit()]
 
