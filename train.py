@@ -19,7 +19,7 @@ def main() -> None:
     from siglip.parallel import hosts
 
     hosts.join()  # before anything asks JAX for its devices, as reading a checkpoint may
-    config = entry.read_config(CONFIG)
+    config = entry.read_config(CONFIG, WORKDIR.value)
     from siglip.training import loop
 
     loop.train(config, WORKDIR.value)

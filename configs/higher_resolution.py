@@ -18,6 +18,4 @@ OPTIMIZER = dataclasses.replace(
 
 def get_config(name: str = "siglip-b16-384"):
     fsdp = 16 if "so400m" in name or "g-opt" in name else 1
-    return recipes.recipe(
-        name, OPTIMIZER, init=cfg.REQUIRED, duration="5B examples", fsdp=fsdp
-    )
+    return recipes.recipe(name, OPTIMIZER, init=cfg.REQUIRED, duration="5B examples", fsdp=fsdp)

@@ -5,6 +5,7 @@ background and visible only when complete, and `tokenizer.model`, so that a work
 and used without the files it was trained from.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -22,7 +23,8 @@ FREE_FIELDS = (
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.microbatches",
     "train.profile", "model.remat", "model.image.attention", "model.text.attention",
     "text.tokenizer", "data.processes", "data.threads", "data.prefetch", "data.cache_mb",
-    "data.validation", "data.max_unusable", "loss.tile", "mesh.", "eval.", "train.best", "export",
+    "data.max_unusable", "loss.tile", "mesh.", "init", "export",
+    "eval.data", "eval.label", "eval.template", "eval.batch_size", "eval.every", "eval.pixel_nn",
 )  # fmt: skip
 
 
@@ -35,6 +37,16 @@ def _keep(latest: int) -> _POLICIES.PreservationPolicy:
         get_metric_fn=lambda metrics: metrics[_SCORE], n=1, keep_checkpoints_without_metrics=False
     )
     return _POLICIES.AnyPreservationPolicy([_POLICIES.LatestN(latest), best])
+
+
+def saved_config(workdir: str | os.PathLike) -> cfg.Config | None:
+    """The configuration of a run's latest checkpoint, if it has one."""
+    directory = pathlib.Path(workdir) / "checkpoints"
+    # What is not finished has a longer name.
+    if not (directory.is_dir() and any(path.name.isdigit() for path in directory.iterdir())):
+        return None
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.config()
 
 
 class Checkpoints:

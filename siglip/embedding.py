@@ -16,10 +16,10 @@ import numpy as np
 from siglip import config as cfg
 from siglip.data import images
 from siglip.data.sources import BadSample, damage_of, open_source
+from siglip.data.sources.base import IMAGE_SUFFIXES
 from siglip.inference import Model, map_ahead
 from siglip.metrics import Progress
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 # In the names of files that are sources; others are read as texts.
 _SOURCES = (".tar", ".csv", ".tsv", ".jsonl", ".parquet", ".array_record", ".arrayrecord")
 _REPORT_SECONDS = 10.0
@@ -52,7 +52,8 @@ def find_inputs(place: str) -> Inputs:
     """A folder of pictures (with its folders), a text file with a text a line, or a source."""
     path = pathlib.Path(place)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = (p for p in path.rglob("*") if p.suffix[1:].lower() in IMAGE_SUFFIXES)
+        files = sorted(p for p in found if p.is_file())
         if files:
             # A name may hold bytes that are no UTF-8: replaced in the key, not in the path.
             keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]

@@ -89,16 +89,17 @@ def _flag(recipe: str, overrides: Sequence[str]):
     return flag
 
 
-def read_config(flag) -> Config:
+def read_config(flag, workdir: str | None = None) -> Config:
     """The value of a `--config` flag as a valid `Config`.
 
-    A recipe may leave fields of the model None: they are taken from the checkpoint in `init`.
+    A recipe may leave fields of the model None: they are taken from the run in `workdir`, if there
+    is one to be continued, or from the checkpoint in `init`.
     """
     values = _values(flag)
     if _leaves_open(values):
         from siglip.training import initial
 
-        values = initial.inherit(values)
+        values = initial.inherit(values, workdir)
     return validate(from_dict(values))
 
 

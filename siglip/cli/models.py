@@ -146,16 +146,23 @@ def _add_convert(verbs) -> None:
     )
     verb.add_argument("src", metavar="SRC", help="anything --checkpoint takes")
     verb.add_argument("dst", metavar="DST", help="new folder")
-    verb.add_argument("--to", required=True, choices=STACKS)
+    verb.add_argument(
+        "--to", required=True, choices=(*STACKS, "adapters"),
+        help="adapters: those of a run alone, into a .safetensors file",
+    )  # fmt: skip
     _add_adapters(verb)
     _add_preprocessing(verb)
     verb.set_defaults(run=_convert)
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from siglip.pretrained.export import convert
+    from siglip.pretrained import export
 
-    notes = convert(
+    if args.to == "adapters":
+        export.convert_adapters(args.src, args.dst)
+        print(args.dst)
+        return
+    notes = export.convert(
         args.src, args.dst, args.to, profile=args.profile, tokenizer=args.tokenizer,
         adapters=args.adapters,
     )  # fmt: skip

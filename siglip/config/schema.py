@@ -141,7 +141,7 @@ class Data:
     flip: bool = False  # off: captions can say left and right
     augment: str = ""  # such as "jitter(0.4,0.4,0.4,0.1)" or "randaugment(2,10)"
     resize: str = "fast"  # of training pictures; one of TRAIN_RESIZE
-    max_pixels: int = 50_000_000  # of a picture; larger ones are not decoded
+    max_pixels: int = 178_956_970  # of a picture; larger ones are not decoded
     max_unusable: float = 0.01  # share of samples; with more the run stops
     cache_mb: int = 0  # keep decoded pictures in memory up to this size
     cache_embeddings: bool = False  # of a frozen image tower: computed once, kept in the workdir

@@ -24,6 +24,10 @@ _FORMATS = (
 )  # fmt: skip
 # Each scan of a progressive JPEG goes over all pixels: a small file could ask for minutes.
 _MAX_SCANS = 100  # ten are usual
+# Those that a decoder obeys, also within entropy-coded data, where a byte of 255 is followed by 0
+# or is a restart (D0 to D7).
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_SOI, _EOI, _SOS = b"\xd8", b"\xd9", b"\xda"
 _IN_PILLOW = re.compile(r"PIL\.")
 
 
@@ -88,7 +92,8 @@ def jpeg(picture: Image.Image, data: bytes, c: cfg.Image, shrink: int) -> np.nda
     """
     if not data.startswith(b"\xff\xd8"):
         return None
-    if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+    # Counting bytes is quick; but they may be those of a film that a phone put behind the picture.
+    if data.count(b"\xff" + _SOS) > _MAX_SCANS and (scans := _scans(data)) > _MAX_SCANS:
         raise ValueError(f"a JPEG of {scans} scans")
     tensorflow = c.rgb == "tensorflow"
     colors = "CMYK" if picture.mode == "CMYK" else "RGB"
@@ -107,6 +112,17 @@ def jpeg(picture: Image.Image, data: bytes, c: cfg.Image, shrink: int) -> np.nda
         light = ink if "adobe" in picture.info else 255 - ink  # Adobe stores it inverted
         pixels = (light[..., :3] * light[..., 3:] // 255).astype(np.uint8)
     return pixels
+
+
+def _scans(data: bytes) -> int:
+    """How many scans the first image of a JPEG has."""
+    scans, at = 0, 0
+    while (found := _JPEG_MARKER.search(data, at)) and found[1] != _EOI:
+        scans += found[1] == _SOS
+        at = found.end()
+        if found[1] != _SOI:  # the others begin with their length
+            at += int.from_bytes(data[at : at + 2])
+    return scans
 
 
 def finish(picture: Image.Image, c: cfg.Image) -> Image.Image:

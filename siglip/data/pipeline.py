@@ -5,7 +5,6 @@ processes or threads, nor of how often the run was interrupted.
 """
 
 import functools
-import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
 
 Loaded = Image.Image | fast.Picture
-_TRIES = 100  # samples in a row that cannot be used before a run gives up
+_VISITS = 2**60  # no run gets there
+TRIES = 100  # samples in a row that cannot be used: a row is blank, and the run ends
 
 
 class Draw:
@@ -52,7 +52,7 @@ class Draw:
     def __call__(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
         faults = []
         seed = int(rng.integers(2**63))
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             try:
                 return {**self._visit(i, rng), "faults": faults}
             except BadSample as error:
@@ -60,7 +60,7 @@ class Draw:
             # What the failed visit drew from the generator may depend on how it failed.
             rng = np.random.default_rng((seed, attempt))
             i = int(rng.integers(len(self._source)))
-        # Not raised here: Grain would add lines of its own.
+        # The count tells: `TRIES` tried in vain. An error here would stop a single host.
         size = self._size
         image = self._rows[0] if self._embeddings else np.zeros((size, size, 3), np.uint8)
         text = np.zeros(self._tokenizer.length, np.int32)
@@ -119,15 +119,16 @@ class Draw:
 class Batches:
     """Endless batches `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`.
 
-    Or, of pictures that were embedded before, `"image": float32 (n, d)`.
+    Or, of pictures that were embedded before, `"image": float32 (n, d)`. `"unusable": int32 (n,)`
+    says how many samples were tried in vain for each row.
 
     Attributes:
-      ledger: what could not be used.
+      ledger: names what could not be used.
     """
 
-    def __init__(self, dataset: grain.MapDataset, c: cfg.Data, rows: int, ledger: Ledger):
+    def __init__(self, dataset: grain.MapDataset, c: cfg.Data, ledger: Ledger):
         self.ledger = ledger
-        self._dataset, self._rows, self._next = dataset, rows, 0
+        self._dataset, self._next = dataset, 0
         self._processes, self._threads = workers(c)
         self._prefetch = c.prefetch
         self._iterator: grain.DatasetIterator | None = None
@@ -140,14 +141,9 @@ class Batches:
             self._iterator = iter(self._start())
         batch = next(self._iterator)
         self._next += 1
-        faults = [[Fault(*fault) for fault in visit] for visit in batch.pop("faults")]
-        self.ledger.add(itertools.chain(*faults), self._rows)
-        if any(len(visit) == _TRIES for visit in faults):
-            raise cfg.UserError(
-                f"{_TRIES} samples in a row cannot be used ({self.ledger.summary()}); repair the "
-                "data"
-            )
-        return batch
+        faults = batch.pop("faults")
+        self.ledger.note(Fault(*fault) for visit in faults for fault in visit)
+        return {**batch, "unusable": np.array([len(visit) for visit in faults], np.int32)}
 
     def _start(self) -> grain.IterDataset:
         # From here on, rather than by the iterator's own state, which is tied to its processes.
@@ -223,19 +219,24 @@ def train_batches(
     dataset = _order(c, source).random_map(draw)[process_index::process_count]
     dataset = dataset.batch(local_batch, batch_fn=_stack)
     ledger = ledger or Ledger(c.data.max_unusable, len(source))
-    return Batches(dataset, c.data, local_batch, ledger)
+    return Batches(dataset, c.data, ledger)
 
 
 def _order(c: cfg.Config, source: Source) -> grain.MapDataset:
     """Indices of samples, without end."""
     if not (isinstance(source, Mixture) and source.weighted):
-        return grain.MapDataset.range(len(source)).seed(c.seed).shuffle().repeat()
+        return _endless(grain.MapDataset.range(len(source)), c.seed)
     parts, start = [], 0
     for k, part in enumerate(source.parts):
         indices = grain.MapDataset.range(start, start + len(part))
-        parts.append(indices.seed(c.seed + k).shuffle().repeat())
+        parts.append(_endless(indices, c.seed + k))
         start += len(part)
     return grain.MapDataset.mix(parts, source.weights).seed(c.seed)
+
+
+def _endless(indices: grain.MapDataset, seed: int) -> grain.MapDataset:
+    # `repeat()` alone makes more batches of one row than Python can count.
+    return indices.seed(seed).shuffle().repeat(_VISITS // len(indices))
 
 
 def _stack(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Ledger:
     """What could not be used so far.
 
     Args:
-      limit: the share of samples from which on `add` raises.
+      limit: the share of samples from which on `count` raises.
       samples: in the source. Before a thousand of them (or all) were visited, the share is taken
         of those: one bad sample among the first ten is no reason to stop.
       path: of a log with a JSON line for each unusable sample, continued if it exists.
@@ -65,12 +65,13 @@ class Ledger:
             with open(self.path, "a") as file:
                 file.writelines(json.dumps(fault._asdict()) + "\n" for fault in fresh)
 
-    def add(self, faults: Iterable[Fault], used: int) -> None:
-        """So many more samples were used, and these could not be; raises if they are too many."""
-        faults = list(faults)
-        self.note(faults)
-        self._visits += used + len(faults)
-        self._bad_visits += len(faults)
+    def count(self, bad: int, used: int) -> None:
+        """So many more samples were used, and so many could not be; raises if those are too many.
+
+        To be told of all hosts together, so that all of them stop at the same step or none does.
+        """
+        self._visits += used + bad
+        self._bad_visits += bad
         if self._bad_visits > self._limit * max(self._visits, self._least):
             where = f" ({self.path} names them)" if self.path else ""
             raise UserError(

@@ -1,5 +1,6 @@
 """How a run's evaluations went: a table of before and after, and curves."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -14,39 +15,56 @@ Record = Mapping[str, float]
 _PERCENT = ("recall", "top1", "top5")
 
 
-def best(records: Sequence[Record], metric: str) -> Record:
-    """The record with the highest value, the latest of several: its checkpoint is kept."""
-    return max(records, key=lambda record: (record[metric], record["step"]))
+def best(records: Sequence[Record], metric: str) -> Record | None:
+    """Of the steps that have a checkpoint, all but 0, the one with the highest value.
+
+    The latest of several, as its checkpoint is kept; None if it was measured at none.
+    """
+    measured = [record for record in records if record["step"] and metric in record]
+    return max(measured, key=lambda record: (record[metric], record["step"]), default=None)
 
 
 def table(records: Sequence[Record], metric: str = "") -> Table:
     """Every metric at the first evaluation, at the best by `metric` (if given), and at the last."""
-    columns = {"before": records[0]}
-    if metric:
-        columns["best"] = best(records, metric)
-    columns["after"] = records[-1]
+    columns = {"before": records[0], "best": best(records, metric), "after": records[-1]}
+    columns = {title: record for title, record in columns.items() if record}
     made = Table()
     made.add_column("metric", no_wrap=True)
     for title, record in columns.items():
         made.add_column(f"{title}\nstep {record['step']}", justify="right", no_wrap=True)
     for name in _names(records):
         mark = " (best by it)" if name == metric else ""
-        made.add_row(name + mark, *(_show(name, record[name]) for record in columns.values()))
+        made.add_row(name + mark, *(_show(name, record) for record in columns.values()))
     return made
 
 
+def verdict(records: Sequence[Record], metric: str) -> str:
+    """A line of warning where training made the model worse, else nothing."""
+    highest, first = best(records, metric), records[0]
+    if highest is None or metric not in first or highest[metric] > first[metric]:
+        return ""
+    return (
+        f"warning: no checkpoint has a higher {metric} than the model had before "
+        f"({_show(metric, first)}); see what to change in docs/finetune.md"
+    )
+
+
 def _names(records: Sequence[Record]) -> list[str]:
-    return [name for name in records[0] if name != "step"]
+    """In the order of their first appearance: a continued run may measure other things."""
+    return [name for name in dict.fromkeys(itertools.chain(*records)) if name != "step"]
 
 
-def _show(name: str, value: float) -> str:
+def _show(name: str, record: Record) -> str:
+    if name not in record:
+        return "-"
+    value = record[name]
     return f"{value:.2%}" if any(word in name for word in _PERCENT) else f"{value:.4g}"
 
 
 def line(record: Record) -> str:
     """The few metrics that say most, in a line."""
     wanted = ("validation/loss", "validation/mean_recall", "zeroshot/top1")
-    return ", ".join(f"{name} {_show(name, record[name])}" for name in wanted if name in record)
+    return ", ".join(f"{name} {_show(name, record)}" for name in wanted if name in record)
 
 
 def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
@@ -59,11 +77,12 @@ def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
     ]
     panels = [(title, members) for title, members in panels if members]
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
-    steps = [record["step"] for record in records]
     for axis, (title, members) in zip(axes[0], panels, strict=True):
         for name in members:
             label = name.partition("/")[2].replace("_", " ")
-            axis.plot(steps, [record[name] for record in records], marker=".", label=label)
+            measured = [record for record in records if name in record]
+            steps = [record["step"] for record in measured]
+            axis.plot(steps, [record[name] for record in measured], marker=".", label=label)
         axis.set(title=title, xlabel="step")
         if not title.endswith("loss"):
             axis.set_ylim(bottom=0)

@@ -1,13 +1,14 @@
 """Zero-shot classification: which class name fits a picture best."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import Source
+from siglip.data.sources import BadSample, Source
 from siglip.inference import Model
 
 
@@ -32,24 +33,41 @@ class Result:
         return np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
 
 
-def class_names(source: Source, label: str) -> tuple[list[str], np.ndarray]:
-    """The distinct values of a JSON field, in order of appearance, and each sample's index."""
+def class_names(
+    source: Source, label: str, on_bad: Callable[[BadSample], None] | None = None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct values of a field, in order of appearance; of each sample its class; which.
+
+    A sample that cannot be read is an error, or is told to `on_bad` and left out.
+
+    Returns:
+      names, labels `(n,)` that are indices of names, and `(n,)` the samples that they are of.
+    """
     index: dict[str, int] = {}
-    labels = []
+    labels, samples = [], []
     for i in range(len(source)):
-        sample = source[i]
-        if not isinstance(sample.meta.get(label), str):
+        try:
+            sample = source[i]
+        except BadSample as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+            continue
+        name = sample.meta.get(label)
+        if not isinstance(name, str | int):
+            fields = [key for key, value in sample.meta.items() if isinstance(value, str | int)]
             raise cfg.UserError(
-                f"{sample.where}: its JSON has no text field {label!r}; set config.eval.label to "
-                f"one of {', '.join(sample.meta)}"
+                f"{sample.where}: has no field {label!r} with a name; set config.eval.label to one "
+                f"of {', '.join(fields)}"
             )
-        labels.append(index.setdefault(sample.meta[label], len(index)))
-    return list(index), np.array(labels)
+        labels.append(index.setdefault(str(name), len(index)))
+        samples.append(i)
+    return list(index), np.array(labels), np.array(samples)
 
 
 def evaluate(model: Model, source: Source, c: cfg.Evaluation) -> Result:
     """Score every picture of a labelled source against all its class names."""
-    names, labels = class_names(source, c.label)
+    names, labels, _ = class_names(source, c.label)
     zimg = model.encode_image(Pictures(source, model.image))
     ztxt = model.encode_text([c.template.replace("{}", name) for name in names])
     return Result(names, labels, model.logits(zimg, ztxt))

@@ -22,7 +22,7 @@ from siglip.model import presets, siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.pretrained import adapters as lora
-from siglip.pretrained import load, mapping, names, places, tokenizer_json
+from siglip.pretrained import describe, load, mapping, names, places, tokenizer_json
 from siglip.pretrained.describe import SIDECAR
 
 Json = dict[str, Any]
@@ -67,10 +67,7 @@ def convert(
     tokens = None
     if c.text:
         tokens = source.tokenizer(text, pathlib.Path(tokenizer) if tokenizer else None)
-    configure = {
-        names.HUGGINGFACE: _huggingface, names.OPEN_CLIP: _open_clip, names.BIG_VISION: _big_vision
-    }[to]  # fmt: skip
-    files, notes = configure(c, image, text, source.family)
+    files, notes = _configure(to, c, image, text, source.family)
     if tokens and to != names.BIG_VISION:
         files |= _tokenizer_files(tokens, text, to, str(src))
     own = {
@@ -105,6 +102,10 @@ def convert(
     return notes
 
 
+class NotOnlyAdapters(cfg.UserError):
+    """Adapters alone would not make the model that was trained."""
+
+
 def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
     """Write the adapters of a run, `src`, into the file `dst`, to be used beside its base.
 
@@ -119,7 +120,7 @@ def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
     mesh = _cpu_mesh()
     base = load.find(c.init) if c.init and "," not in c.init else None
     if base is None or not (base.model.image and base.model.text):
-        raise cfg.UserError(
+        raise NotOnlyAdapters(
             f"{src}: started from config.init={c.init!r}; adapters apart need one base for both "
             "towers; convert the whole model instead"
         )
@@ -132,7 +133,7 @@ def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
         if path not in ("t", "b") and not np.array_equal(x, ours.get(path))
     ]
     if changed:
-        raise cfg.UserError(
+        raise NotOnlyAdapters(
             f"{src}: {len(changed)} parameters besides the adapters are not as in {c.init}, such "
             f"as {changed[0]}; convert the whole model instead, or train with "
             "config.optimizer.frozen for all but lora_a, lora_b, t and b"
@@ -156,6 +157,18 @@ def multiply_table(params: siglip.Params) -> siglip.Params:
     text = dict(params["txt"])
     text["embedding"] = text["embedding"] @ text.pop("projection")["kernel"]
     return {**params, "txt": text}
+
+
+def check(c: cfg.Model, image: cfg.Image, text: cfg.Text, to: str) -> None:
+    """Refuse an architecture that the other stack cannot build."""
+    _configure(to, whole_table(lora.plain(c)), image, text, describe.family(c))
+
+
+def _configure(
+    to: str, c: cfg.Model, image: cfg.Image, text: cfg.Text, family: int
+) -> tuple[dict[str, Json], list[str]]:
+    stacks = {names.HUGGINGFACE: _huggingface, names.OPEN_CLIP: _open_clip}
+    return stacks.get(to, _big_vision)(c, image, text, family)
 
 
 def to_foreign(params: siglip.Params, c: cfg.Model, to: str) -> dict[str, np.ndarray]:

@@ -1,12 +1,14 @@
 """What a run starts from: parameters of released models, files and workdirs, or fresh ones."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from siglip import config as cfg
+from siglip.checkpoint import TOKENIZER, saved_config
 from siglip.model import siglip
 from siglip.parallel import sharding
 from siglip.pretrained import load, read
@@ -56,11 +58,16 @@ def check(c: cfg.Config) -> None:
             )
 
 
-def inherit(values: dict[str, Any]) -> dict[str, Any]:
+def inherit(values: dict[str, Any], workdir: str | os.PathLike | None = None) -> dict[str, Any]:
     """A recipe's fields, those that are None as the checkpoint that it starts from has them.
 
-    They are fields of `model`, `image` and `text`: what belongs to a model.
+    They are fields of `model`, `image` and `text`: what belongs to a model. A run that has a
+    checkpoint in its `workdir` needs the one that it started from no more.
     """
+    if workdir and (config := saved_config(workdir)):
+        ours = {part: cfg.to_dict(getattr(config, part)) for part in ("model", "image", "text")}
+        ours["text"]["tokenizer"] = os.path.join(workdir, TOKENIZER)
+        return {**values, **{part: _fill(values[part], ours[part]) for part in ours}}
     name = parse(values["init"]).get(_BOTH)
     if name is None:
         raise cfg.UserError(

@@ -47,6 +47,12 @@ def open_inputs(c: cfg.Config) -> Inputs:
         validation = _open(c.data.validation, "config.data.validation")
     elif c.data.holdout:
         train, validation = subset.hold_out(train, c.data.holdout, "config.data.holdout")
+    if len(train) < c.data.batch_size:
+        raise cfg.UserError(
+            f"config.data.batch_size={c.data.batch_size}: more than the {len(train)} samples to "
+            "train on, so that each would be in every batch as what does not match itself; set "
+            "it lower"
+        )
     if c.eval.every and c.eval.data:
         labelled = _open(c.eval.data, "config.eval.data")
     if c.eval.every and not (validation or labelled):
@@ -68,5 +74,7 @@ def make_ledger(c: cfg.Config, inputs: Inputs, workdir: pathlib.Path) -> Ledger:
     host = jax.process_index()
     name = f"unusable{f'-{host}' if host else ''}.jsonl"
     ledger = Ledger(c.data.max_unusable, len(inputs.train), workdir / name)
-    ledger.note(Fault.of(error) for error in damage_of(inputs.train))
+    for source in (inputs.train, inputs.validation, inputs.labelled):
+        if source is not None:
+            ledger.note(Fault.of(error) for error in damage_of(source))
     return ledger

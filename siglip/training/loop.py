@@ -12,7 +12,6 @@ import jax
 from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.data.pipeline import Batches, train_batches
-from siglip.data.unusable import Ledger
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
@@ -43,6 +42,8 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
         meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
         initial.check(config)
         embedded.check(config)
+        if config.export:
+            export.check(config.model, config.image, config.text, config.export)
         given = inputs.open_inputs(config)
         fingerprints, samples = given.fingerprints(), len(given.train)
         hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
@@ -51,7 +52,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
             train_batches, config, given.train, given.tokenizer, ledger=ledger, **hosts
         )
         tx = make_optimizer(config, samples)
-        run = Run(config, workdir, mesh, total_steps(config, samples), samples, watch)
+        run = Run(config, workdir, mesh, total_steps(config, samples), samples, watch, ledger)
         abstract = state.abstract(config, tx, mesh)
         table = rules.table(config.optimizer, abstract.params)
         encoder = Encoder(config, mesh, given.tokenizer, ledger)
@@ -79,8 +80,9 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
             if config.data.cache_embeddings:
                 with watch("embedding pictures"):
                     path = embedded.prepare(
-                        config, workdir, given.train, given.tokenizer, train_state.params, encoder
-                    )
+                        config, workdir, given.train, given.tokenizer, train_state.params, encoder,
+                        resuming=bool(done),
+                    )  # fmt: skip
                 make_batches = functools.partial(make_batches, embeddings=path)
             batches = stack.enter_context(contextlib.closing(make_batches()))
             if done:
@@ -108,21 +110,21 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
                 with watch("checkpoints"):
                     checkpoints.wait()
     if jax.process_index() == 0:
-        _finish(run, ledger)
+        _finish(run)
     return train_state
 
 
-def _finish(run: Run, ledger: Ledger) -> None:
+def _finish(run: Run) -> None:
     """What a run leaves for its user, by one process."""
     c = run.config
-    if ledger.counts:
-        print(f"unusable samples: {ledger.summary()}; {ledger.path} names them", flush=True)
-    if c.eval.every:
-        summarise(run)
+    if run.ledger.counts:
+        print(f"unusable: {run.ledger.summary()}; {run.ledger.path} names them", flush=True)
     chosen = f"{run.workdir}{'@best' if c.train.best else ''}"
-    if jax.process_count() > 1 and c.export:  # the others do not read checkpoints here
-        print(f"export: siglip convert {chosen} DIR --to {c.export}", flush=True)
-    elif jax.process_count() == 1:
+    if jax.process_count() > 1:  # the others do not read checkpoints here
+        later = [f"siglip convert {chosen} DIR --to {c.export}"] if c.export else []
+        later += [f"siglip convert {chosen} FILE --to adapters"] if c.model.lora_rank else []
+        print("\n".join(later), end="\n" * bool(later), flush=True)
+    else:
         if c.model.lora_rank:
             _write_adapters(chosen, run.workdir / "adapters.safetensors")
         if c.export:
@@ -131,6 +133,8 @@ def _finish(run: Run, ledger: Ledger) -> None:
             for note in export.convert(chosen, folder, c.export):
                 print(f"note: {note}", flush=True)
             print(folder, flush=True)
+    if c.eval.every:
+        summarise(run)
     print(f"time: {run.watch}", flush=True)
 
 
@@ -138,7 +142,7 @@ def _write_adapters(chosen: str, path: pathlib.Path) -> None:
     try:
         export.convert_adapters(chosen, path)
         print(path, flush=True)
-    except cfg.UserError as error:  # more than adapters learned or was resized
+    except export.NotOnlyAdapters as error:  # others learned too, or were resized
         print(f"note: {error}", flush=True)
 
 

@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from siglip import config as cfg
+from siglip.data.pipeline import TRIES
+from siglip.data.unusable import Ledger
 from siglip.evaluation import history
 from siglip.metrics import EVALUATIONS, MetricsWriter, Progress, read_lines
 from siglip.model import siglip
@@ -53,6 +55,7 @@ class Run:
     total: int  # steps
     samples: int  # of the training set
     watch: Stopwatch
+    ledger: Ledger
 
     @functools.cached_property
     def peak(self) -> float | None:
@@ -116,6 +119,7 @@ class Reporter:
                 f"{c.optimizer.learning_rate} or lengthen optimizer.warmup="
                 f"{c.optimizer.warmup!r}; checkpoints before it are intact in {self._run.workdir}"
             )
+        self._count(values)
         if self._writer is None:
             return
         self._progress.advance_to(step)
@@ -134,6 +138,15 @@ class Reporter:
         self._writer.write(step, scalars)
         self._progress.report(step, text)
         self._mark(step)
+
+    def _count(self, values: Metrics) -> None:
+        """Of all hosts: what is too much for one run is too much for all of its hosts at once."""
+        ledger = self._run.ledger
+        ledger.count(int(values["unusable"]), self._run.config.data.batch_size)
+        if values["unusable_in_a_row"] >= TRIES:
+            raise cfg.UserError(
+                f"{TRIES} samples in a row are unusable: {ledger.summary()}; repair the data"
+            )
 
     def close(self) -> None:
         if self._writer:
@@ -182,6 +195,10 @@ class Evaluations:
 def summarise(run: Run) -> None:
     """Print the evaluations before, at their best and after, and draw how they went."""
     records = read_lines(run.workdir / EVALUATIONS)
+    if not records:  # the run was at its end when evaluations were asked for
+        return
     Console().print(history.table(records, run.config.train.best))
     history.curves(path := run.workdir / CURVES, records)
     print(path, flush=True)
+    if warning := history.verdict(records, run.config.train.best):
+        print(warning, flush=True)

@@ -43,6 +43,7 @@ def abstract_batch(c: cfg.Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]
     return {
         "image": shape(*(embeddings if c.data.cache_embeddings else pixels)),
         "text": shape((n, c.model.text.length), jnp.int32),
+        "unusable": shape((n,), jnp.int32),
     }
 
 
@@ -70,6 +71,9 @@ def make_train_step(c: cfg.Config, optimizer: optax.GradientTransformation, mesh
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),  # after the update: finite if the new state is
         }
+        if "unusable" in batch:  # samples tried in vain, on all hosts
+            tried = batch["unusable"].astype(jnp.float32)
+            metrics |= {"unusable": jnp.sum(tried), "unusable_in_a_row": jnp.max(tried)}
         ema = state.ema
         if ema is not None:  # of frozen parameters it would move by rounding
             ema = optax.incremental_update(trained, split(ema)[0], 1 - c.optimizer.ema)
@@ -85,7 +89,8 @@ def make_loss(
     """A pure `(parameters, batch) -> (loss, metrics of the pairs)`.
 
     A batch is `{"image": uint8 (n, size, size, 3), "text": int32 (n, length)}`, or has embeddings
-    of the images, float32 `(n, d)`, where `data.cache_embeddings`.
+    of the images, float32 `(n, d)`, where `data.cache_embeddings`. `"unusable"`, int32 `(n,)`, may
+    say how many samples were tried in vain for each row.
     """
     options = {"mesh": mesh, "dtype": c.loss.dtype, "tile": c.loss.tile or None}
     encode_images, encode_texts = (make_tower(c, mesh, name) for name in ("img", "txt"))

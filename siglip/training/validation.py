@@ -1,13 +1,17 @@
 """How good a model is while it learns: loss, retrieval and zero-shot accuracy."""
 
 import dataclasses
+import hashlib
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from siglip import config as cfg
 from siglip import losses
 from siglip.data import images
 from siglip.data.sources import BadSample, Source
+from siglip.data.subset import picture_hash
 from siglip.data.unusable import Fault, Ledger
 from siglip.evaluation import zeroshot
 from siglip.evaluation.retrieval import RECALLS, retrieval
@@ -37,7 +41,10 @@ class Validation:
         self._labelled = labelled
         self._check(c.train.best)
         if labelled:
-            self._names, self._labels = zeroshot.class_names(labelled, c.eval.label)
+            self._names, self._labels, self._samples = zeroshot.class_names(
+                labelled, c.eval.label, lambda error: ledger.note([Fault.of(error)])
+            )
+            check_hosts_agree(f"{self._names}{self._labels}", "labelled pictures")
 
     def _check(self, best: str) -> None:
         """Refuse to choose by what is not measured, or is not the better the higher."""
@@ -71,10 +78,11 @@ class Validation:
         self, params: siglip.Params, source: Source, indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         image, size = self._c.image, self._c.model.image.image_size
+        most = self._c.data.max_pixels
 
         def pixels(i: int) -> np.ndarray:
             sample = source[i]
-            picture = images.decode(sample.image, sample.where, image)
+            picture = images.decode(sample.image, sample.where, image, max_pixels=most)
             return images.resize(picture, size, image)
 
         z, usable = self._encode.images(params, pixels, indices)
@@ -101,8 +109,7 @@ class Validation:
         return float(np.mean(values))
 
     def _classify(self, params: siglip.Params) -> zeroshot.Result:
-        indices = np.arange(len(self._labelled))
-        zimg, usable = self._images(params, self._labelled, indices)
+        zimg, usable = self._images(params, self._labelled, self._samples)
         texts = [self._c.eval.template.replace("{}", name) for name in self._names]
         logits = zimg @ self._encode.texts(params, texts).T
         logits[~usable] = np.nan  # counts as wrong
@@ -110,19 +117,35 @@ class Validation:
 
 
 def read_pairs(source: Source, limit: int, ledger: Ledger) -> Pairs:
-    """At most `limit` pairs, spread over the source; those that cannot be read are left out."""
+    """At most `limit` pairs, spread over the source; those that cannot be read are left out.
+
+    Rows of the same picture file are one picture with several captions, as in tables that have a
+    row for each caption.
+    """
     chosen, captions, owner = [], [], []
+    pictures: dict[bytes, int] = {}
     for i in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
         try:
             sample = source[int(i)]
         except BadSample as error:
             ledger.note([Fault.of(error)])
             continue
+        picture = pictures.setdefault(picture_hash(sample), len(chosen))
+        if picture == len(chosen):
+            chosen.append(int(i))
         captions += sample.captions
-        owner += [len(chosen)] * len(sample.captions)
-        chosen.append(int(i))
+        owner += [picture] * len(sample.captions)
     if not chosen:
         raise cfg.UserError(
             f"config.data.validation: none of its pairs can be used: {ledger.summary()}"
         )
+    check_hosts_agree(f"{chosen}{captions}", "validation pairs")
     return Pairs(source, np.array(chosen), captions, np.array(owner))
+
+
+def check_hosts_agree(facts: str, what: str) -> None:
+    """All hosts stop where one of them read something else, rather than wait for each other."""
+    if jax.process_count() > 1:
+        own = np.frombuffer(hashlib.sha256(facts.encode()).digest(), np.uint8)
+        if (multihost_utils.process_allgather(own) != own).any():
+            raise cfg.UserError(f"hosts read different {what}; check that all see the same files")

@@ -162,8 +162,12 @@ def test_unusable_samples_are_counted_and_replaced_by_the_same_others(tiny_confi
         np.testing.assert_array_equal(whole.reshape(first[1][name].shape), first[1][name])
 
 
-def test_too_many_unusable_samples_end_the_run(tiny_config):
-    with pytest.raises(cfg.UserError, match=r"samples are unusable: .*max_unusable=0\.01"):
-        faulty_batches(change(tiny_config, batch_size=64), set(range(0, 1151, 50)), 18)
-    with pytest.raises(cfg.UserError, match="100 samples in a row"):
-        faulty_batches(change(tiny_config, max_unusable=1.0), set(range(1151)), 1)
+def test_where_nothing_can_be_used_rows_are_blank_and_say_so(tiny_config):
+    (batch,), _ = faulty_batches(tiny_config, set(range(1151)), 1)
+    assert np.all(batch["unusable"] == pipeline.TRIES) and not batch["image"].any()
+
+
+def test_a_batch_of_one_row(tiny_config):
+    (first, second), state = batches(change(tiny_config, batch_size=1), 2)
+    assert first["image"].shape[0] == 1 and np.any(first["image"] != second["image"])
+    batches(change(tiny_config, batch_size=1), 1, start=state)

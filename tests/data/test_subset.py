@@ -60,3 +60,4 @@ def test_a_side_without_samples_is_refused(names, share):
 def test_copies_are_counted():
     assert subset.count_copies(Listed(["a", "b", "bad"]), Listed(["b", "c", "bad"])) == (1, 3)
     assert subset.count_copies(Listed(NAMES), Listed(NAMES), limit=10) == (10, 10)
+    assert subset.count_copies(Listed(NAMES), Listed(["z"])) == (0, 1000)

@@ -15,8 +15,8 @@ def faults(*numbers, kind="no caption"):
 def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
     told = []
     ledger = Ledger(0.5, 1000, tmp_path / "run/unusable.jsonl", told.append)
-    ledger.add(faults(*range(250)), 1000)
-    ledger.add(faults(*range(250)), 1000)  # the next epoch
+    ledger.note(faults(*range(250)))
+    ledger.note(faults(*range(250)))  # the next epoch
     ledger.note(faults(1))
     assert ledger.counts == {"no caption": 250} and ledger.summary() == "250 no caption"
     assert len(told) == SHOWN + 2 and "(200 so far: no caption)" in told[-1]
@@ -26,15 +26,14 @@ def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
 
 def test_the_share_decides_and_the_first_few_do_not():
     ledger = Ledger(0.01, 5000, tell=lambda _: None)
-    ledger.add(faults(*range(10)), 10)  # half of what was seen, a hundredth of a thousand
+    ledger.note(faults(*range(11)))
+    ledger.count(10, used=10)  # half of what was seen, a hundredth of a thousand
     with pytest.raises(UserError, match=r"^11 of 21 samples .*: 11 no caption; .*=0\.01$"):
-        ledger.add(faults(10), 0)
-    small = Ledger(0.01, 100, tell=lambda _: None)
-    small.add(faults(0), 9)
+        ledger.count(1, used=0)
+    small = Ledger(0.01, 100)
+    small.count(1, used=9)
     with pytest.raises(UserError, match="2 of 20"):
-        small.add(faults(1), 9)
-    none = Ledger(0.0, 100, tell=lambda _: None)
+        small.count(1, used=9)
     with pytest.raises(UserError, match="1 of 10"):
-        none.add(faults(1), 9)
-    every = Ledger(1.0, 100, tell=lambda _: None)
-    every.add(faults(*range(100)), 0)
+        Ledger(0.0, 100).count(1, used=9)
+    Ledger(1.0, 100).count(100, used=0)

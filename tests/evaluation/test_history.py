@@ -40,6 +40,22 @@ def test_curves_draw_what_was_measured(tmp_path, names, panels):
     assert len(picture.convert("RGB").getcolors(10**6)) > 50  # lines, not a blank page
 
 
+def test_the_start_has_no_checkpoint_and_so_is_never_the_best():
+    worse = [{"step": 0, "r": 0.9}, {"step": 5, "r": 0.2}, {"step": 9, "r": 0.1}]
+    assert history.best(worse, "r")["step"] == 5
+    assert "no checkpoint has a higher r than the model had before" in history.verdict(worse, "r")
+    assert not history.verdict([{"step": 0, "r": 0.1}, {"step": 5, "r": 0.2}], "r")
+
+
+def test_a_continued_run_may_measure_other_things(tmp_path):
+    mixed = [RECORDS[0], {"step": 30, "validation/loss": 1.0, "zeroshot/top5": 0.9}]
+    rows = rendered(history.table(mixed, "validation/mean_recall"))
+    assert ["validation/mean_recall (best by it)", "10.00%", "-"] in rows
+    assert ["zeroshot/top5", "-", "90.00%"] in rows
+    assert not history.verdict(mixed, "validation/mean_recall")
+    history.curves(tmp_path / "c.png", mixed)
+
+
 def test_line_says_what_was_measured():
     assert history.line(RECORDS[1]) == (
         "validation/loss 2, validation/mean_recall 40.00%, zeroshot/top1 40.00%"

@@ -1,6 +1,7 @@
 """The fine-tuning recipe: what it takes from a checkpoint, and what learns in each mode."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from siglip import config as cfg
 from siglip import entry
+from siglip.cli import main
 from siglip.metrics import EVALUATIONS, read_lines
 from siglip.pretrained.export import convert
 from siglip.pretrained.load import load
@@ -94,6 +96,40 @@ def test_what_learns_in_each_mode(workdir, tmp_path, mode):
     if mode == "lora":
         kernels = {name for name in changed if name.endswith("kernel")}
         assert kernels == changed - {"t", "b"} and len(kernels) == 12
-        assert (tmp_path / "adapters.safetensors").stat().st_size < 40_000
+        written = tmp_path / "adapters.safetensors"
+        assert written.stat().st_size < 40_000
+        main(["convert", str(tmp_path), str(tmp_path / "again.safetensors"), "--to", "adapters"])
+        best = load(f"{tmp_path}@best").params
+        beside = load(workdir, adapters=written).params
+        for a, b in zip(jax.tree.leaves(best), jax.tree.leaves(beside), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
     assert [line["step"] for line in read_lines(tmp_path / EVALUATIONS)] == [0, 3]
     assert int(final.step) == 3
+
+
+def test_a_run_continues_without_what_it_started_from(workdir, tmp_path):
+    """Its own checkpoint has all that it needs."""
+    base = tmp_path / "base"
+    shutil.copytree(workdir, base)
+    overrides = (
+        "--config.data.batch_size=64", "--config.train.duration=2 steps", "--config.eval.every=",
+        "--config.train.best=", "--config.train.checkpoint_every=1",
+    )  # fmt: skip
+    run = tmp_path / "run"
+    started = config_of("full", base, *overrides)
+    loop.train(started, run)
+    shutil.rmtree(base)
+    shutil.rmtree(run / "checkpoints" / "2")
+    with pytest.raises(cfg.UserError, match="base: no such file"):
+        config_of("full", base, *overrides)
+    flag = entry._flag(f"{RECIPE}:full", [f"--config.init={base}", DATA, *overrides])
+    continued = entry.read_config(flag, str(run))
+    assert continued.model == started.model and continued.image == started.image
+    assert int(loop.train(continued, run).step) == 2
+
+
+def test_what_cannot_be_exported_is_told_before_the_run(workdir, tmp_path):
+    config = config_of("full", workdir, "--config.data.batch_size=64", "--config.export=open_clip")
+    with pytest.raises(cfg.UserError, match="OpenCLIP builds image towers by timm's names"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

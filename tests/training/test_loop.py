@@ -75,7 +75,7 @@ def test_a_run_from_start_to_end(tiny_config, tmp_path, capsys):
         "step", "loss", "t", "temperature", "b", "positive_logit", "positive_logit_min",
         "positive_logit_max", "negative_logit", "negative_logit_min", "negative_logit_max",
         "hard_negatives", "grad_norm", "param_norm", "learning_rate", "pairs_per_second",
-        "data_wait_share",
+        "data_wait_share", "unusable", "unusable_in_a_row",
     }  # fmt: skip
     assert [r["learning_rate"] for r in records[:3]] == pytest.approx([0, 1.5e-3, 3e-3])
     assert all(0 <= r["data_wait_share"] <= 1 for r in records)

@@ -8,9 +8,10 @@ import pytest
 
 from siglip import config as cfg
 from siglip import losses
-from siglip.data.sources import open_source
+from siglip.data.sources import BadSample, Sample, open_source
 from siglip.data.text import Tokenizer
 from siglip.data.unusable import Ledger
+from siglip.evaluation import zeroshot
 from siglip.evaluation.retrieval import retrieval
 from siglip.inference import Model
 from siglip.metrics import EVALUATIONS, read_lines
@@ -97,6 +98,49 @@ def test_what_cannot_be_decoded_is_left_out_and_noted(config):
     metrics, _ = measure(config, 8, source, ledger=ledger)
     assert sum(ledger.counts.values()) == 1
     assert metrics["validation/image_to_text_recall@10"] * (PAIRS - 1) % 1 == pytest.approx(0)
+
+
+class Rows:
+    """A row for each caption, as some tables have it."""
+
+    def __init__(self, source):
+        self.rows = [(i, caption) for i in range(20) for caption in source[i].captions[:3]]
+        self.source = source
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        i, caption = self.rows[row]
+        return dataclasses.replace(self.source[i], key=str(row), captions=(caption,))
+
+
+def test_rows_of_one_picture_are_one_picture():
+    source = open_source(str(EMOJI / "heldout-00000.tar"))
+    pairs = read_pairs(Rows(source), 1000, Ledger(1, 1))
+    assert len(pairs.indices) == 20 and len(pairs.captions) > 40
+    expected = [caption for i in range(20) for caption in source[i].captions[:3]]
+    assert pairs.captions == expected
+    assert all(pairs.captions[k] in source[int(i)].captions for k, i in enumerate(pairs.owner))
+
+
+class Labels:
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        if i == 1:
+            raise BadSample("unreadable file", "x", "is gone")
+        return Sample(str(i), str(i), b"", (), {"name": i})
+
+
+def test_labelled_pictures_that_cannot_be_read_are_left_out():
+    bad = []
+    names, labels, samples = zeroshot.class_names(Labels(), "name", bad.append)
+    assert names == ["0", "2"] and list(labels) == [0, 1] and list(samples) == [0, 2]
+    assert [error.kind for error in bad] == ["unreadable file"]
+    with pytest.raises(BadSample):
+        zeroshot.class_names(Labels(), "name")
 
 
 def test_a_run_keeps_its_best_checkpoint(tiny_config, tmp_path, capsys, monkeypatch):

@@ -112,4 +112,4 @@ def _value(name: str, value: str, where: str) -> str | float | tuple[str, ...]:
         if not 0 < weight < math.inf:
             raise UserError(f"{where}: not a share of draws; write a number above 0")
         return weight
-    return value
+    return os.path.expanduser(value) if name == "root" else value

@@ -50,6 +50,11 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
+def scheme(address: str) -> str:
+    """`gs` of `gs://bucket/x`; of fsspec's chains all of them, `zip::gs` of `zip://x::gs://y`."""
+    return "::".join(part.partition("://")[0] for part in address.split("::"))
+
+
 def folder_of(path: str) -> str:
     return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -45,11 +46,14 @@ class TableSource:
         `IMAGE_COLUMNS` and of `CAPTION_COLUMNS` that is there; the key is the path without suffix.
       captions: whether captions are wanted; if not, no column needs to hold them.
       damage: rows that were left out.
+      confined: refuse paths that leave the root. Otherwise they may lead anywhere on this machine,
+        but to a store only if the root is in one of its kind: a table that came from somewhere
+        must not make this machine send requests.
     """
 
     def __init__(
         self, columns: pa.Table, root: str, where: str, options: Options | None = None,
-        captions: bool = True, damage: Sequence[BadSample] = (),
+        captions: bool = True, damage: Sequence[BadSample] = (), confined: bool = False,
     ):  # fmt: skip
         options = options or Options()
         names = columns.column_names
@@ -58,13 +62,10 @@ class TableSource:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"{where}: two columns are named {twice!r}; rename one")
         self._columns, self._where, self._root = columns, where, options.root or root
+        self._confined = confined
         self.damage = list(damage)
         self._image = choose("image", (options.image,), IMAGE_COLUMNS, names, where)[0]
-        if not _is_text(columns[self._image].type):
-            raise UserError(
-                f"{where}: its column {self._image} holds {columns[self._image].type}, not paths; "
-                f"choose one of {listed(names)} with ?image=NAME"
-            )
+        check_text(columns, self._image, where)
         self._key = choose("key", (options.key,), (self._image,), names, where)[0]
         self._captions = (
             choose("caption", options.caption, CAPTION_COLUMNS, names, where) if captions else []
@@ -111,8 +112,27 @@ class TableSource:
             return scalar.as_buffer().to_pybytes() if _is_text(scalar.type) else b"\xff"
 
     def _path(self, i: int) -> str:
-        cell = self._cell(self._image, i)
-        return files.join(self._root, os.fsdecode(cell)) if cell else ""
+        name = os.fsdecode(self._cell(self._image, i) or "")
+        if name and (fault := self._fault(name)):
+            path = " ".join(os.fsencode(name).decode(errors="replace").split())
+            where = f"{self._where}: row {i + 1}"
+            raise BadSample("path outside", where, f"its path {path} {fault[0]}", fault[1])
+        return files.join(self._root, name) if name else ""
+
+    def _fault(self, name: str) -> tuple[str, str] | None:
+        """Why a path is refused, and the remedy."""
+        if files.is_remote(name):
+            if self._confined:
+                return "is an address", "write it relative to the folder"
+            scheme = files.scheme(name)
+            if not files.is_remote(self._root) or files.scheme(self._root) != scheme:
+                example = f"?root={scheme}://PLACE"
+                return f"is an address, {self._root or '.'} is not of its kind", (
+                    f"fetch the pictures, or allow it with {example}"
+                )
+        elif self._confined and posixpath.normpath(name).startswith(("/", "..")):
+            return "leaves the folder", "move the picture into it"
+        return None
 
     def _key_of(self, cell: Any) -> str:
         text = "" if cell is None else str(_plain(cell))
@@ -122,7 +142,15 @@ class TableSource:
         """Refuse a table of which no picture is where it says: its root is another one."""
         n = len(self)
         rows = sorted({i * (n - 1) // _PROBES for i in range(_PROBES + 1)})
-        paths = [path for i in rows if (path := self._path(i))]
+        paths, refused = [], []
+        for i in rows:
+            try:
+                paths.append(self._path(i))
+            except BadSample as error:
+                refused.append(error)
+        paths = [path for path in paths if path]
+        if refused and not paths:
+            raise refused[0]
         if not any(files.is_file(path) for path in paths):
             example = f"no picture {paths[0]}" if paths else f"no paths in column {self._image}"
             raise UserError(
@@ -155,6 +183,16 @@ def choose(
         f"{where}: no column for the {option} ({', '.join(defaults)}); it has {listed(names)}: "
         f"choose with ?{option}=NAME"
     )
+
+
+def check_text(columns: pa.Table, name: str, where: str) -> None:
+    """Refuse a column of paths that holds something else."""
+    kind = columns[name].type
+    if not _is_text(kind):
+        raise UserError(
+            f"{where}: its column {name} holds {kind}, not paths; choose one of "
+            f"{listed(columns.column_names)} with ?image=NAME"
+        )
 
 
 def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadSample]]:
