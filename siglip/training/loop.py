@@ -74,8 +74,9 @@ def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
             if jax.process_index() == 0:
                 (workdir / TOKENIZER).write_bytes(given.tokenizer.model)
                 (workdir / PARAMETERS).write_text(rules.render(table) + "\n")
-                lines = [*describe(run, table, abstract, done), *given.notes()]
-                print("\n".join(lines), flush=True)
+                print("\n".join(describe(run, table, abstract, done)), flush=True)
+                for note in () if done else given.notes():
+                    print(note, flush=True)
         if done < run.total:
             if config.data.cache_embeddings:
                 with watch("embedding pictures"):

@@ -201,6 +201,39 @@ def test_scans_of_a_jpeg_are_bounded():
     assert outcome(data[:-2] + last * 200 + data[-2:], cfg.Image()) == "broken image"
 
 
+def segment(marker, payload):
+    return bytes([255, marker]) + struct.pack(">H", len(payload) + 2) + payload
+
+
+def test_what_only_looks_like_scans_is_no_harm():
+    """Of a film behind the picture, as phones write it, and of a comment."""
+    data = encoded(photograph(size=(64, 64)), "jpeg", progressive=True)
+    expected = np.asarray(images.decode(data, "x"))
+    film = random.Random(0).randbytes(10_000_000) + b"\xff\xda\0\2" * 50_000
+    for more in (data + film, data[:2] + segment(0xFE, b"\xff\xda" * 200) + data[2:]):
+        assert more.count(b"\xff\xda") > 200
+        np.testing.assert_array_equal(images.decode(more, "x"), expected)
+        assert outcome(more, cfg.Image()) == "pixels"
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        b"",
+        segment(0xE1, b"\xff\xd9"),  # an end that is none
+        segment(0xE1, b"x")[:2] + b"\0\0",  # shorter than its own length
+        b"\xff\xff",  # bytes that fill
+        b"\xff\x02\xff\xff",  # of no length, as it is no marker: libjpeg looks for the next one
+    ],
+)
+def test_scans_do_not_hide(hide):
+    data = encoded(photograph(size=(64, 64)), "jpeg", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda") + 490
+    with pytest.raises(BadSample, match=f"broken image: a JPEG of {scans} scans"):
+        images.decode(data[:-2] + (hide + last) * 490 + data[-2:], "x")
+
+
 def test_bombs_of_text_take_no_memory(tmp_path):
     """In a process that may not have more than what a picture of the allowed size needs."""
     bomb = tmp_path / "bomb.png"

@@ -126,12 +126,10 @@ class TableSource:
                 return "is an address", "write it relative to the folder"
             scheme = files.scheme(name)
             if not files.is_remote(self._root) or files.scheme(self._root) != scheme:
-                example = f"?root={scheme}://PLACE"
-                return f"is an address, {self._root or '.'} is not of its kind", (
-                    f"fetch the pictures, or allow it with {example}"
-                )
-        elif self._confined and posixpath.normpath(name).startswith(("/", "..")):
-            return "leaves the folder", "move the picture into it"
+                remedy = f"fetch the pictures, or allow it with ?root={scheme}://PLACE"
+                return "is an address, and its root is not of that kind", remedy
+        elif self._confined and posixpath.normpath(name).split("/")[0] in ("", ".."):
+            return "leaves the folder", "write it relative to the folder"
         return None
 
     def _key_of(self, cell: Any) -> str:

@@ -37,6 +37,8 @@ def test_what_exists_is_one_place(tmp_path, monkeypatch):
     assert parse(str(name)) == [(str(name), Options())]
     monkeypatch.setenv("HOME", "/home/me")
     assert parse("~/a.tar::~/b.tar")[0][0] == "/home/me/a.tar::/home/me/b.tar"
+    assert parse("a.csv?root=~/x")[0][1].root == "/home/me/x"
+    assert parse("a.csv?key=~/x")[0][1].key == "~/x"
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_what_is_there(folder):
         files.read(files.join(folder, "nope"))
 
 
+def test_schemes():
+    assert files.scheme("gs://a/b") == "gs" and files.scheme("zip://a::gs://b") == "zip::gs"
+    assert files.scheme("simplecache::gs://a") == "simplecache::gs"
+
+
 def test_open_files_can_be_sought_in(folder):
     with files.open(files.join(folder, "b/c.tar"), 2) as file:
         assert file.read(3) == b"b/c" and file.seek(-3, io.SEEK_END) == 4

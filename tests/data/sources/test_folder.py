@@ -79,6 +79,7 @@ def test_metadata_files(tmp_path, form):
     else:
         pyarrow.parquet.write_table(pa.Table.from_pylist(lines), path)
     assert rows(open_source(f"{place}/x")) == [("a", b"A", ("one",)), ("b", b"B", ("two",))]
+    (tmp_path / "y/c.webp").unlink()
     assert rows(open_source(place)) == [("x/a", b"A", ("one",)), ("x/b", b"B", ("two",))]
 
 
@@ -101,15 +102,91 @@ def test_several_metadata_files_are_one_table(tmp_path):
 def test_what_a_folder_holds(tmp_path):
     def look(*names):
         root = tmp_path / "_".join(names).replace("/", "_")
-        return folder.look(fill(root, dict.fromkeys(names, "x")))
+        kind, found = folder.look(fill(root, dict.fromkeys(names, "x")))
+        return kind, [] if found == sorted(names) else found
 
     assert look("b.tar", "a.tar", "a.tar.index.npz") == (".tar", ["a.tar", "b.tar"])
     assert look("0.tar", "0.parquet", "0_stats.json") == (".tar", ["0.tar"])
     assert look("0.parquet", "README.md") == (".parquet", ["0.parquet"])
-    assert look("0.array_record") == (".array_record", ["0.array_record"])
-    assert look("1.0.0/features.json", "1.0.0/x.array_record-00000-of-00001") == ("dataset", [])
-    assert look("metadata.csv", "a.jpg") == ("metadata", ["metadata.csv"])
-    assert look("a.jpg", "b.tar")[0] == "pictures"
+    assert look("0.array_record", "x") == (".array_record", ["0.array_record"])
+    everything = []
+    assert look("1.0.0/features.json", "1.0.0/x.array_record-00000-of-00001") == (
+        "dataset", everything,
+    )  # fmt: skip
+    assert look("metadata.csv", "a.jpg") == ("metadata", everything)
+    assert look("a.jpg", "b.tar") == ("pictures", everything)
+    # The root's own decides, what is in a subfolder only where all lies below such folders.
+    assert look("metadata.csv", "a.jpg", "b/features.json", "b/0.tar")[0] == "metadata"
+    assert look("features.json", "0.array_record", "b/metadata.csv")[0] == "dataset"
+    assert look("a/metadata.csv", "a/b/c.jpg", "d/metadata.jsonl", "d/e.jpg")[0] == "metadata"
+    assert look("a/b/c/features.json", "d.jpg")[0] == "pictures"  # too deep for TFDS
+
+
+@pytest.mark.parametrize(
+    "mark,stranger", [
+        ("sub/metadata.csv", "a.jpg"), ("sub/metadata.csv", "subs/a.jpg"),
+        ("sub/metadata.parquet", "0.tar"), ("sub/features.json", "a.jpg"),
+        ("sub/1.0.0/dataset_info.json", "sub/0.parquet"),
+    ]
+)  # fmt: skip
+def test_a_subfolder_does_not_speak_for_its_neighbours(tmp_path, mark, stranger):
+    place = fill(tmp_path, {mark: "x", stranger: "x", stranger + ".txt": "x", "sub/x.jpg": "x"})
+    inside, _, name = mark.rpartition("/")
+    message = f"{mark} describes {inside} alone, and {stranger} lies outside; give .*/{inside}, or"
+    with pytest.raises(UserError, match=message) as error:
+        open_source(place)
+    assert "\n" not in str(error.value) and str(error.value).endswith(f"move {name} away")
+
+
+def test_pictures_that_no_table_lists_are_told(tmp_path):
+    lines = "file_name,text\n./a.jpg,one\nx/../x/b.jpg,two\n\xff.jpg,three\n"
+    names = ["a.jpg", "x/b.jpg", "x/c.jpg", "d.png", "notes.txt"]
+    place = fill(tmp_path, dict.fromkeys(names, "x"))
+    (tmp_path / "metadata.csv").write_bytes(lines.encode("latin-1"))
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    source = open_source(place)
+    assert len(source) == 3 and source[2].captions == ("three",)
+    (bad,) = source.damage
+    assert (bad.kind, bad.where) == ("not in the table", f"{place}/metadata.csv")
+    assert bad.reason == "2 pictures that no row names, such as d.png"
+    (tmp_path / "d.png").unlink()
+    (tmp_path / "x/c.jpg").unlink()
+    assert not open_source(place).damage
+
+
+@pytest.mark.parametrize("inside", ["", "sub/"])
+@pytest.mark.parametrize(
+    "path,reason",
+    [
+        ("http://127.0.0.1:1/x", "is an address"),
+        ("../../secret.txt", "leaves the folder"),
+        ("sub/../../../secret.txt", "leaves the folder"),
+        ("../..", "leaves the folder"),
+        ("/etc/hostname", "leaves the folder"),
+        ("//etc/hostname", "leaves the folder"),
+    ],
+)
+def test_paths_stay_in_the_folder(tmp_path, monkeypatch, inside, path, reason):
+    rows = f"file_name,text\n{path},x\n..a.jpg,y\nb/../..a.jpg,z\n"
+    names = {f"{inside}..a.jpg": "A", f"{inside}b/c.txt": "x", f"{inside}metadata.csv": rows}
+    (tmp_path / "secret.txt").write_text("secret")
+    place = fill(tmp_path / "album", names)
+    monkeypatch.setattr(folder.files, "_system", lambda path: pytest.fail(f"asked for {path}"))
+    source = open_source(place)
+    with pytest.raises(BadSample, match=f"row 1: its path .*{path} {reason}; write") as error:
+        source[0]
+    assert error.value.kind == "path outside" and "\n" not in str(error.value)
+    assert source[1].image == b"A" == source[2].image
+    if inside:  # beside the table's folder, and yet within what was opened
+        (tmp_path / "album/sub/metadata.csv").write_text("file_name,text\n../sub/..a.jpg,x\n")
+        assert open_source(place)[0].image == b"A"
+
+
+def test_metadata_without_paths(tmp_path):
+    place = fill(tmp_path, {"x/metadata.jsonl": '{"file_name": 3, "text": "x"}', "x/a.jpg": "A"})
+    with pytest.raises(UserError, match="its column file_name holds int64, not paths"):
+        open_source(place)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -101,6 +102,59 @@ def test_keys_meta_and_root(folder, tmp_path):
         source[0]
     absolute = f"image,text\n{folder}/a.jpg,x\n"
     assert open_text(folder / "t", "v.csv", absolute)[0].key == f"{folder}/a"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr(table.files, "_system", lambda path: pytest.fail(f"asked for {path}"))
+
+
+ADDRESSES = ["http://127.0.0.1:1/x", "file:///etc/hostname", "simplecache::http://127.0.0.1:1/x"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_table_here_asks_no_store(folder, no_network, address):
+    source = open_text(folder, "t.csv", f"path,text\n{address},x\na.jpg,x\n")
+    scheme = address.partition("://")[0]
+    message = rf"row 1: its path {address} is an address.* \?root={scheme}://PLACE"
+    with pytest.raises(BadSample, match=message) as error:
+        source[0]
+    assert error.value.kind == "path outside" and source[1].image == b"picture a"
+    with pytest.raises(BadSample, match="is an address"):  # of all rows: when it is opened
+        open_text(folder, "t.csv", f"path,text\n{address},x\n")
+    with pytest.raises(BadSample, match="is an address"):  # a folder may have any name
+        open_text(folder, "t.csv", f"path,text\n{address},x\n", root=scheme)
+    with pytest.raises(BadSample, match="is an address"):
+        pyarrow.parquet.write_table(pa.table({"path": [address], "text": ["x"]}), folder / "t.pq")
+        TableSource(pyarrow.parquet.read_table(folder / "t.pq"), "", "t.pq")
+
+
+def test_tables_may_name_what_is_in_their_own_store(folder):
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/pictures/a.jpg", b"picture a")
+    text = (
+        "path,text\nmemory://pictures/a.jpg,one\nhttp://127.0.0.1:1/x,x\n"
+        "memory://x::http://127.0.0.1:1/x,x\na.jpg,two\n"
+    )
+    store.pipe_file("/pictures/t.csv", text.encode())
+    for source in (
+        open_text(folder, "t.csv", text, root="memory://pictures"),
+        table.open_place("memory://pictures/t.csv", Options())[0],
+    ):
+        assert [source[i].captions for i in (0, 3)] == [("one",), ("two",)]
+        for i in (1, 2):
+            with pytest.raises(BadSample, match="is an address") as error:
+                source[i]
+            assert error.value.kind == "path outside"
+    store.rm("/pictures", recursive=True)
+
+
+def test_tables_may_name_any_file_here(folder, no_network):
+    (folder / "secret.txt").write_bytes(b"secret")
+    (folder / "sub").mkdir()
+    text = f"path,text\n../secret.txt,x\n{folder}/a.jpg,x\n"
+    source = open_text(folder / "sub", "t.csv", text)
+    assert [source[i].image for i in (0, 1)] == [b"secret", b"picture a"]
 
 
 def test_no_captions_are_wanted(folder):
