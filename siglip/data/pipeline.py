@@ -61,8 +61,9 @@ class Draw:
             rng = np.random.default_rng((seed, attempt))
             i = int(rng.integers(len(self._source)))
         # The count tells: `TRIES` tried in vain. An error here would stop a single host.
-        size = self._size
-        image = self._rows[0] if self._embeddings else np.zeros((size, size, 3), np.uint8)
+        image = np.zeros((self._size, self._size, 3), np.uint8)
+        if self._embeddings:
+            image = np.zeros_like(self._rows[0])
         text = np.zeros(self._tokenizer.length, np.int32)
         return {"image": image, "text": text, "faults": faults}
 

@@ -46,7 +46,7 @@ def all_large(monkeypatch):
 
 @pytest.mark.parametrize(
     "shape,microbatches,remat",
-    [((1, 1), 2, "none"), ((4, 2), 1, "none"), ((2, 2), 2, "full")],
+    [((4, 2), 1, "none"), ((1, 1), 2, "full")],
 )
 def test_gradients_are_those_of_full_training(
     tiny_config,
@@ -77,11 +77,10 @@ def test_gradients_are_those_of_full_training(
         np.testing.assert_allclose(x, expected[path], atol=1e-6, rtol=1e-4, err_msg=path)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (4, 2)])
-def test_what_is_frozen_does_not_move_by_a_bit(tiny_config, all_large, shape):
+def test_what_is_frozen_does_not_move_by_a_bit(tiny_config, all_large):
     config = config_of(tiny_config, weight_decay=0.1, decay_multipliers=((".*", 1.0),), ema=0.5)
     before = sharding.by_path(siglip.init(config.model, config.seed))
-    after, _ = run(config, mesh_of(shape), 3)
+    after, _ = run(config, mesh_of((4, 2)), 3)
     for tree in (after.params, after.ema):
         tree = sharding.by_path(jax.tree.map(np.asarray, tree))
         assert tree.keys() == before.keys()
