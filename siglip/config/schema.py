@@ -182,6 +182,7 @@ class Optimizer:
 
 REQUIRED = "REQUIRED"  # in a recipe: whoever runs it has to say
 
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     name: str = "sigmoid"  # or "softmax", CLIP's, which has no bias

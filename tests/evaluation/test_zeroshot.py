@@ -46,7 +46,7 @@ def test_class_names_in_order_of_appearance(tmp_path):
     assert list(samples) == [0, 1, 2, 3]
     assert names == ["red", "blue", "green"]
     np.testing.assert_array_equal(labels, [0, 1, 0, 2])
-    with pytest.raises(cfg.UserError, match="no field 'nmae' with a name; set .* of name$"):
+    with pytest.raises(cfg.UserError, match=r"no field 'nmae' with a name; set .* of name$"):
         zeroshot.class_names(source, "nmae")
 
 

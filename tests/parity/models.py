@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from siglip import config as cfg
-from siglip.pretrained import export
+from siglip.pretrained import stacks
 
 
 def import_torch():
@@ -45,7 +45,7 @@ def transformers_model(c: cfg.Model, scale: float = 0.1):
     torch = import_torch()
     import transformers
 
-    files, _ = export._huggingface(c, cfg.Image(), cfg.Text(), 1)
+    files, _ = stacks.huggingface(c, cfg.Image(), cfg.Text(), 1)
     config = files["config.json"]
     kwargs = {name: config[name] for name in ("text_config", "vision_config")}
     return randomise(torch, transformers.SiglipModel(transformers.SiglipConfig(**kwargs)), scale)
@@ -58,7 +58,7 @@ def open_clip_model(c: cfg.Model, scale: float = 0.1):
     from open_clip.model import CustomTextCLIP
 
     try:
-        trunk = export._timm_name(c.image)
+        trunk = stacks.timm_name(c.image)
     except cfg.UserError:
         trunk = register_trunk(c.image)
     text = c.text

@@ -19,7 +19,7 @@ from siglip import config as cfg
 from siglip.losses import sigmoid_loss
 from siglip.model import presets
 from siglip.model import siglip as two_towers
-from siglip.pretrained import export, names
+from siglip.pretrained import export, names, stacks
 from siglip.training import loop
 from tests.conftest import EMOJI, ROOT
 from tests.fixtures import make_pretrained
@@ -274,5 +274,5 @@ def test_every_open_clip_name_is_known():
         assert theirs["text_cfg"]["vocab_size"] == c.text.vocab_size, name
         assert theirs["embed_dim"] == c.image.width, name
         if not name.endswith("378"):
-            assert theirs["vision_cfg"]["timm_model_name"] == export._timm_name(c.image), name
+            assert theirs["vision_cfg"]["timm_model_name"] == stacks.timm_name(c.image), name
         assert (theirs["text_cfg"].get("proj_type") == "none") == (c.text.out_dim == 0), name

@@ -17,7 +17,7 @@ from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer
 from siglip.model import presets
 from siglip.model import siglip as two_towers
-from siglip.pretrained import describe, export, names, tokenizer_json
+from siglip.pretrained import describe, export, names, stacks, tokenizer_json
 from tests.conftest import EMOJI
 from tests.fixtures.make_pretrained import FOLDER
 
@@ -107,7 +107,7 @@ def test_every_release_has_an_open_clip_configuration(name):
     release = names.RELEASES[name]
     image, clean = names.profile("open_clip", release.family)
     text = cfg.Text(pad_id=release.vocabulary.pad_id, clean=clean)
-    files, _ = export._open_clip(release.model, image, text, release.family)
+    files, _ = stacks.open_clip(release.model, image, text, release.family)
     config = files["open_clip_config.json"]["model_cfg"]
     size = release.model.image.image_size
     assert config["vision_cfg"]["timm_model_name"].endswith(f"_{size}")
@@ -119,11 +119,11 @@ def test_every_release_has_an_open_clip_configuration(name):
 def test_what_the_other_stack_does_differently_is_told(tmp_path):
     c = presets.get("siglip-b16-256")
     image, _ = names.profile("big_vision", 1)
-    _, notes = export._open_clip(c, image, cfg.Text(), 1)
+    _, notes = stacks.open_clip(c, image, cfg.Text(), 1)
     assert any("without antialias" in note for note in notes)
     assert any("erf GELU" in note for note in notes)
     with pytest.raises(cfg.UserError, match="none of width 24, depth 3, patch 7 at 31 pixels"):
-        export._open_clip(siglip.load(FOLDER / "huggingface").config, image, cfg.Text(), 1)
+        stacks.open_clip(siglip.load(FOLDER / "huggingface").config, image, cfg.Text(), 1)
 
 
 def test_what_is_in_the_way(workdir, tmp_path, monkeypatch):
