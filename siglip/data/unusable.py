@@ -73,11 +73,11 @@ class Ledger:
         self._visits += used + bad
         self._bad_visits += bad
         if self._bad_visits > self._limit * max(self._visits, self._least):
-            where = f" ({self.path} names them)" if self.path else ""
+            where = f" ({self.path} names them)" if self.path and self.counts else ""
+            kinds = self.summary() or "other hosts say which"
             raise UserError(
-                f"{self._bad_visits} of {self._visits} samples are unusable{where}: "
-                f"{self.summary()}; repair the data, or raise config.data.max_unusable="
-                f"{self._limit:g}"
+                f"{self._bad_visits} of {self._visits} samples are unusable{where}: {kinds}; "
+                f"repair the data, or raise config.data.max_unusable={self._limit:g}"
             )
 
     def summary(self) -> str:

@@ -32,7 +32,7 @@ def test_the_share_decides_and_the_first_few_do_not():
         ledger.count(1, used=0)
     small = Ledger(0.01, 100)
     small.count(1, used=9)
-    with pytest.raises(UserError, match="2 of 20"):
+    with pytest.raises(UserError, match="2 of 20 samples are unusable: other hosts say which; rep"):
         small.count(1, used=9)
     with pytest.raises(UserError, match="1 of 10"):
         Ledger(0.0, 100).count(1, used=9)
