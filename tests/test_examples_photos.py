@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -225,7 +226,15 @@ def test_asks_the_index_of_pip(fetch, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     assert fetch.pip_index() == "https://other.example"
     answer.stdout = ""
-    assert fetch.pip_index() == "https://pypi.org/simple"
+    with pytest.raises(UserError, match="give the index with --index"):
+        fetch.pip_index()
+
+
+def test_asks_pip_for_its_default(fetch, monkeypatch):
+    """Of the pip that is installed here, told of no index."""
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert re.fullmatch(r"https://[\w.]+/simple/?", fetch.pip_index())
 
 
 def test_holds_out_the_last_of_places_that_are_still_learned_from(fetch):

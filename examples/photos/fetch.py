@@ -42,7 +42,6 @@ PROJECT = "immich-memories"
 ARCHIVE = "immich_memories-1.0.0.tar.gz"
 SHA256 = "c3902085f415fe4a3357c2394da24f90af0ea91e2c23a456f1615287123ee22d"
 INSIDE = "immich_memories-1.0.0/tests/e2e/fixtures/library/"
-DEFAULT_INDEX = "https://pypi.org/simple"
 TIMEOUT = 60  # seconds without an answer
 
 ALBUM = "north"  # the trip: what else is there has invented captions about people
@@ -84,11 +83,18 @@ def make(folder: pathlib.Path, index: str | None = None) -> None:
 
 
 def pip_index() -> str:
-    if index := os.environ.get("PIP_INDEX_URL"):
+    """Where pip installs from: as it is told, or else its own default, which its help names."""
+
+    def ask(*words: str) -> str:
+        command = [sys.executable, "-m", "pip", *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    if index := os.environ.get("PIP_INDEX_URL") or ask("config", "get", "global.index-url"):
         return index
-    ask = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    answer = subprocess.run(ask, capture_output=True, text=True)
-    return answer.stdout.strip() or DEFAULT_INDEX  # also where pip is missing
+    default = re.search(r"Package Index \(default\s+(\S+?)\)", ask("install", "--help"))
+    if default is None:
+        raise UserError("pip does not say where it installs from; give the index with --index")
+    return default[1]
 
 
 def fetch(index: str, archive: pathlib.Path) -> None:
