@@ -141,7 +141,7 @@ def test_nothing_usable(tmp_path):
     found = survey(shard, tokenizer=tokenizer(8), against=shard, quiet=True)
     assert found.usable == 0 and found.spreads == {}
     assert "training stops above 1%" in " ".join(report.advice(found))
-    Console(file=io.StringIO()).print(report.render(found))
+    report.show(found, Console(file=io.StringIO()))
 
 
 def test_a_damaged_shard_counts(shard, tmp_path):
@@ -152,9 +152,11 @@ def test_a_damaged_shard_counts(shard, tmp_path):
 
 def test_the_report(shard):
     console = Console(file=io.StringIO(), width=100)
-    console.print(report.render(survey(shard, quiet=True)))
+    report.show(survey(shard, quiet=True), console)
     out = console.file.getvalue()
-    for words in ("11 samples", "unusable: truncated image", "a = b", "2 x grinning face",
+    assert f"{shard}: 11 samples, 11 of them" not in out  # all of them: not said
+    assert f"{shard}: 11 samples, 7 usable with" in out  # however long the path is
+    for words in ("unusable: truncated image", "a = b", "2 x grinning face",
                   "see <b>https://x.org</b> [/x]", "4 (36%) unusable: training stops above 1%",
                   "1 pictures have no text", "--tokenizer PATH"):  # fmt: skip
         assert words in out, words

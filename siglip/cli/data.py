@@ -75,7 +75,7 @@ def _inspect(args: argparse.Namespace) -> None:
     else:
         from rich.console import Console
 
-        Console().print(report.render(found), highlight=False)
+        report.show(found, Console())
     if args.sheet:
         from siglip.data.sources import open_source
         from siglip.inspection.sheet import contact_sheet

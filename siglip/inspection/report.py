@@ -1,8 +1,9 @@
 """A survey as tables in the terminal, and what to do about it."""
 
+import functools
 from collections.abc import Iterator
 
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -12,8 +13,9 @@ from siglip.inspection.survey import STRETCHED, Survey
 _MANY = 0.01  # the share from which on something is worth advice
 
 
-def render(survey: Survey) -> RenderableType:
-    """Numbers, what was found, and advice, to be printed by rich."""
+def show(survey: Survey, console: Console) -> None:
+    """Print numbers, what was found, and advice; lines stay whole, for whoever searches in them."""
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     heads = ("least", "5 %", "median", "95 %", "most")
     numbers = Table("", *(Column(head, justify="right") for head in heads))
     for name, spread in survey.spreads.items():
@@ -22,11 +24,13 @@ def render(survey: Survey) -> RenderableType:
     for row in _facts(survey):
         facts.add_row(*map(escape, row))
     read = "" if survey.read == survey.samples else f", {survey.read:,} of them read"
-    title = (
+    say(
         f"[bold]{escape(survey.address)}[/]: {survey.samples:,} samples{read}, {survey.usable:,} "
         f"usable with {survey.captions:,} captions"
     )
-    return Group(title, numbers, facts, *(f"[bold]->[/] {escape(x)}" for x in advice(survey)))
+    console.print(numbers, facts, highlight=False)
+    for line in advice(survey):
+        say(f"[bold]->[/] {escape(line)}")
 
 
 def _number(value: float) -> str:
