@@ -8,47 +8,73 @@ import time
 
 import rich.console
 import rich.progress
-import tensorboardX
+
+from siglip import tensorboard
+from siglip.workdir import Log, locate, whole_lines
 
 JSONL = "metrics.jsonl"  # of training steps
 EVALUATIONS = "evaluations.jsonl"
 
 
 class MetricsWriter:
-    """Appends to a file of JSON lines and to TensorBoard event files in the workdir.
+    """Writes a file of JSON lines, and TensorBoard's event files, into a workdir.
 
-    On resuming at `first_step`, what an interrupted run logged beyond it is dropped, so that every
-    step occurs once.
+    A resumed run starts it anew at `first_step`: what an interrupted one logged beyond that is
+    dropped, so that every step occurs once. What a full disk refuses is written later; see `Log`.
+
+    Args:
+      workdir: a folder, also in a bucket.
+      name: of the file of JSON lines. Event files of others than `JSONL` have a folder of their
+        own, which is a run of its own in TensorBoard: of files that grow side by side in one
+        folder it follows only the last.
     """
 
     def __init__(self, workdir: str | os.PathLike, first_step: int, name: str = JSONL):
-        path = pathlib.Path(workdir) / name
-        kept = [line for line in read_lines(path) if line["step"] <= first_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (lives as long as the run)
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1
-        )
+        folder = locate(workdir)
+        self._lines = Log(folder / name, lambda content: _until(content, first_step))
+        folder /= "tensorboard"
+        if name != JSONL:
+            folder /= pathlib.PurePath(name).stem
+        self._events = Log(folder / tensorboard.file_name(), len)
+        self._events.append(tensorboard.start(first_step + 1))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        """`step` is above those before it."""
+        self._lines.append(json.dumps({"step": step, **values}).encode() + b"\n")
+        self._events.append(tensorboard.scalars(step, values))
+
+    def commit(self) -> None:
+        """Make durable what was written; in a bucket, write it.
+
+        To be called before a checkpoint of the last step appears: a run that continues from it
+        does not come to that step again.
+        """
+        self._lines.commit()
+        self._events.commit()
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        self._lines.close()
+        self._events.close()
+
+
+def _until(content: bytes, step: int) -> int:
+    """How many bytes of JSON lines are of no later step."""
+    size = 0
+    for line in content[: whole_lines(content)].splitlines(keepends=True):
+        if json.loads(line)["step"] > step:
+            break
+        size += len(line)
+    return size
 
 
 def read_lines(path: str | os.PathLike) -> list[dict]:
-    """The records of a JSON-lines file; a last line cut short by a kill is left out."""
-    path = pathlib.Path(path)
-    if not path.exists():
+    """The records of a JSON-lines file, none if there is no such file; a last line that was cut
+    short is left out."""
+    try:
+        content = locate(path).read_bytes()
+    except FileNotFoundError:
         return []
-    whole = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in whole]
+    return [json.loads(line) for line in content[: whole_lines(content)].splitlines()]
 
 
 class Progress:

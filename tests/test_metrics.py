@@ -2,8 +2,10 @@ import json
 
 import pytest
 import rich.console
+from tensorboardX.proto import event_pb2
 
 from siglip import metrics
+from siglip.data.tfrecord import read_tfrecords
 
 
 def test_each_step_occurs_once_after_a_resumption(tmp_path):
@@ -20,6 +22,22 @@ def test_each_step_occurs_once_after_a_resumption(tmp_path):
     assert lines == [
         {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 0.5},
     ]  # fmt: skip
+
+
+def test_what_the_events_say(tmp_path):
+    for name in (metrics.JSONL, metrics.EVALUATIONS):
+        writer = metrics.MetricsWriter(tmp_path, 300, name)
+        writer.write(301, {"loss": 1.5, "zeroshot/top1": -2.0})
+        writer.close()
+        folder = tmp_path / "tensorboard" / ("evaluations" if name != metrics.JSONL else "")
+        (file,) = (path for path in folder.iterdir() if path.is_file())
+        assert ".tfevents." in file.name
+        events = [event_pb2.Event.FromString(record) for record in read_tfrecords(str(file))]
+        assert events[0].file_version == "brain.Event:2" and events[0].wall_time > 1.7e9
+        assert (events[1].session_log.status, events[1].step) == (1, 301)
+        values = {value.tag: value.simple_value for value in events[2].summary.value}
+        assert events[2].step == 301 and values == {"loss": 1.5, "zeroshot/top1": -2.0}
+        assert len(events) == 3
 
 
 def test_no_file_has_no_lines(tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import html
-import pathlib
 import re
 import string
 import threading
@@ -14,6 +13,7 @@ import sentencepiece
 import tokenizers
 
 from siglip import config as cfg
+from siglip.workdir import locate, told
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACE = "▁"  # as SentencePiece writes it
@@ -36,13 +36,14 @@ class Tokenizer:
         """`model`: the vocabulary's bytes; read from `c.tokenizer` by default."""
         where = f"config.text.tokenizer={c.tokenizer!r}"
         if model is None:
-            path = pathlib.Path(c.tokenizer)
-            if not path.is_file():
-                raise cfg.UserError(
-                    f"{where}: no such file; give the path of a SentencePiece model or a "
-                    "tokenizer.json"
-                )
-            model = path.read_bytes()
+            path = locate(c.tokenizer)
+            with told(path):
+                if not path.is_file():
+                    raise cfg.UserError(
+                        f"{where}: no such file; give the path of a SentencePiece model or a "
+                        "tokenizer.json"
+                    )
+                model = path.read_bytes()
         self.path = c.tokenizer
         if model.startswith(b"{"):
             self._backend = _Json(model, c.clean, where)

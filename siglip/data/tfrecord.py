@@ -1,4 +1,4 @@
-"""TFRecord files, read in order without TensorFlow."""
+"""TFRecord files, without TensorFlow: read in order, and the records to write one."""
 
 import struct
 from collections.abc import Iterator
@@ -29,6 +29,12 @@ def read_tfrecords(path: str) -> Iterator[bytes]:
                 raise BadSample("broken record", where, "damaged or cut short", "fetch it again")
             yield data
             number += 1
+
+
+def to_record(data: bytes) -> bytes:
+    """`data` as a record of such a file."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
 
 
 def _checksum(data: bytes) -> bytes:

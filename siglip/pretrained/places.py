@@ -7,12 +7,17 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+from etils import epath
+
 from siglip import config as cfg
+from siglip.data.sources import files
 from siglip.pretrained import names
+from siglip.workdir import locate
 
 # A folder of weights and vocabularies that are looked up by name before the network is.
 WEIGHTS = "SIGLIP_WEIGHTS"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.npz")
+_FILES = (".npz", ".safetensors", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +25,14 @@ class Place:
     """Where a checkpoint lies.
 
     Attributes:
-      path: a file or a folder.
+      path: a file or a folder; of a run also one in a bucket.
       name: as the user wrote it, for messages.
       release: which released model it is, where the name says so.
       tower: "img" or "txt" if only that one is asked for (`file.npz:img`).
       step: which checkpoint of a run, "" for the latest (`runs/x@best`, `runs/x@1000`).
     """
 
-    path: pathlib.Path
+    path: pathlib.Path | epath.Path
     name: str
     release: names.Release | None = None
     tower: str | None = None
@@ -68,15 +73,28 @@ def resolve(name: str | os.PathLike) -> Place:
     if path := _in_weights_folder(url.rpartition("/")[2] if url else repository):
         return Place(path, name, release, tower)
     if url and not name.startswith(("hf://", "https://huggingface.co/")):
+        if not release and (place := _run_in_bucket(name, tower)):
+            return place
         return Place(_fetch(url), name, release, tower)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", repository):
         return Place(_snapshot(repository, name), name, release, tower)
     raise cfg.UserError(f"{name}: no such file or folder, and no released model{names.near(name)}")
 
 
-def is_run(folder: pathlib.Path) -> bool:
+def is_run(folder: pathlib.Path | epath.Path) -> bool:
     """Whether `train.py` wrote it."""
     return (folder / "checkpoints").is_dir()
+
+
+def _run_in_bucket(name: str, tower: str | None) -> Place | None:
+    """Of `gs://bucket/run` and `gs://bucket/run@step`, which is read where it is."""
+    run, _, step = name.partition("@")
+    other = not name.startswith("gs://") or run.endswith(_FILES)
+    if other or _cached(name).exists():  # what was fetched before needs no network
+        return None
+    if not files.is_dir(f"{run}/checkpoints"):
+        return None
+    return Place(locate(run), name, None, tower, step)
 
 
 def _split_tower(name: str) -> tuple[str, str, str | None]:
@@ -157,12 +175,16 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(base) / "siglip"
 
 
+def _cached(url: str) -> pathlib.Path:
+    protocol, _, key = url.partition("://")
+    return cache_folder() / protocol / key.rstrip("/")
+
+
 def _fetch(url: str) -> pathlib.Path:
     """A file or flat folder at `gs://...` (or another address fsspec knows), kept in the cache."""
     import fsspec
 
-    protocol, _, key = url.partition("://")
-    target = cache_folder() / protocol / key.rstrip("/")
+    target, protocol = _cached(url), url.partition("://")[0]
     if target.exists():
         return target
     temporary = target.with_name(target.name + ".partial")

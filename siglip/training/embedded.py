@@ -1,10 +1,11 @@
 """Embeddings of all training pictures by a tower that does not learn: computed once, then read."""
 
-import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from siglip import config as cfg
@@ -15,6 +16,7 @@ from siglip.metrics import Progress
 from siglip.model import siglip
 from siglip.training.cost import trained_towers
 from siglip.training.encoder import Encoder
+from siglip.workdir import fetched, made, told
 
 FILE = "embeddings.npy"  # in the workdir: float32 (samples, d), NaN where a picture is unusable
 _CHUNK = 8192  # pictures between two writes
@@ -38,39 +40,51 @@ def check(c: cfg.Config) -> None:
 
 
 def prepare(
-    c: cfg.Config, workdir: pathlib.Path, source: Source, tokenizer: Tokenizer,
+    c: cfg.Config, workdir: epath.Path, source: Source, tokenizer: Tokenizer,
     params: siglip.Params, encoder: Encoder, resuming: bool,
 ) -> pathlib.Path:  # fmt: skip
     """The file of the embeddings, written unless this run wrote it before.
+
+    It stays in the workdir, as what the losses of the run depend on. From one in a bucket every
+    process has a copy on its machine, where its rows are read at random.
 
     Args:
       source: in its order are the rows.
       params: of both towers, laid out over the mesh.
     """
-    path = workdir / FILE
-    found = resuming and path.exists()
+    path, first = workdir / FILE, jax.process_index() == 0
+    found = first and resuming and path.exists()
     if jax.process_count() > 1:  # the first host decides for all
         found = bool(multihost_utils.broadcast_one_to_all(np.array(found)))
-    if found:
-        return path
-    pixels = Draw(c, source, tokenizer).whole
-    first = jax.process_index() == 0
-    partial, rows = workdir / f"{FILE}.partial", None
-    progress = Progress(len(source), 0, "pictures") if first else None
+    if not found:
+        chunks = _embed(source, Draw(c, source, tokenizer).whole, params, encoder)
+        if first:
+            _write(path, len(source), chunks)
+        for _ in chunks:  # the others take part in computing them
+            pass
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("embeddings are written")
+    return fetched(path)
+
+
+def _embed(
+    source: Source, pixels: Draw, params: siglip.Params, encoder: Encoder
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`(indices, embeddings)` of some pictures after the other, the same on every host."""
     for start in range(0, len(source), _CHUNK):
         indices = np.arange(start, min(start + _CHUNK, len(source)))
         z, usable = encoder.images(params, pixels, indices)
-        if first:
-            if rows is None:
-                shape = (len(source), z.shape[1])
-                rows = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-            rows[indices] = np.where(usable[:, None], z, np.nan)
+        yield indices, np.where(usable[:, None], z, np.nan)
+
+
+def _write(path: epath.Path, count: int, chunks: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+    progress = Progress(count, 0, "pictures")
+    # Written in order, not through a map of the file: a full disk would end the process there.
+    with made(path) as here, told(here), open(here, "wb") as file:
+        for indices, z in chunks:
+            if indices[0] == 0:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, z.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(z.astype("<f4").tobytes())
             progress.report(int(indices[-1]) + 1, "embedded")
-    if first:
-        progress.close()
-        rows.flush()
-        del rows
-        os.replace(partial, path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("embeddings are written")
-    return path
+    progress.close()

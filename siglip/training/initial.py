@@ -13,6 +13,7 @@ from siglip.model import siglip
 from siglip.parallel import sharding
 from siglip.pretrained import load, read
 from siglip.training import rules
+from siglip.workdir import locate
 
 _TOWERS = {"img": "image", "txt": "text"}
 _BOTH = ""
@@ -66,7 +67,7 @@ def inherit(values: dict[str, Any], workdir: str | os.PathLike | None = None) ->
     """
     if workdir and (config := saved_config(workdir)):
         ours = {part: cfg.to_dict(getattr(config, part)) for part in ("model", "image", "text")}
-        ours["text"]["tokenizer"] = os.path.join(workdir, TOKENIZER)
+        ours["text"]["tokenizer"] = os.fspath(locate(workdir) / TOKENIZER)
         return {**values, **{part: _fill(values[part], ours[part]) for part in ours}}
     name = parse(values["init"]).get(_BOTH)
     if name is None:

@@ -22,6 +22,10 @@ def test_each_sample_is_noted_once_and_told_sparingly(tmp_path):
     assert len(told) == SHOWN + 2 and "(200 so far: no caption)" in told[-1]
     lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
     assert len(lines) == 250 and lines[3]["where"] == "a.tar: 3"
+    resumed = Ledger(0.5, 1000, ledger.path, told.append)
+    resumed.note(faults(3, 250))
+    lines = [json.loads(line)["where"] for line in ledger.path.read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == 251
 
 
 def test_the_share_decides_and_the_first_few_do_not():
