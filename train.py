@@ -12,6 +12,7 @@ from siglip import entry
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: path[:argument].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; continued if it has any.")
+FORCE = flags.DEFINE_bool("force", False, "Continue though what is computed changed.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     config = entry.read_config(CONFIG, WORKDIR.value)
     from siglip.training import loop
 
-    loop.train(config, WORKDIR.value)
+    loop.train(config, WORKDIR.value, FORCE.value)
 
 
 if __name__ == "__main__":

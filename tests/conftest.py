@@ -52,7 +52,7 @@ def no_cache_of_tpu_programs(request):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> cfg.Model:
     """Both towers with odd sizes: 30 pixels of which 28 fill patches, unlike widths and depths."""
     return cfg.Model(
@@ -65,7 +65,7 @@ def tiny_model() -> cfg.Model:
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(tiny_model) -> cfg.Config:
     """A run of ten steps on emoji."""
     return cfg.validate(

@@ -3,7 +3,7 @@
 import argparse
 
 from siglip import __version__, environment
-from siglip.cli import data, models, plan
+from siglip.cli import checkpoint, data, models, plan
 from siglip.entry import user_errors
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--version", action="version", version=f"siglip {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (models, data, plan):
+    for group in (models, data, plan, checkpoint):
         group.add(verbs)
     args, rest = parser.parse_known_args(argv)
     # As absl has it in train.py, a value may stand behind its flag.

@@ -5,12 +5,13 @@ override any field; `from_dict` turns the result back into the typed form and re
 not know. Nothing here knows a configuration library, or JAX.
 """
 
-from siglip.config.errors import UserError, check_word, did_you_mean
+from siglip.config.errors import AGAIN, Stopped, UserError, check_word, did_you_mean
 from siglip.config.rules import validate
 from siglip.config.schema import (
     ATTENTION,
     CLEAN,
     EXPORTS,
+    ON_NONFINITE,
     OPTIMIZERS,
     REMAT,
     REQUIRED,
@@ -36,9 +37,9 @@ from siglip.config.schema import (
 from siglip.config.values import differences, duration, from_dict, to_dict, window
 
 __all__ = [
-    "ATTENTION", "CLEAN", "EXPORTS", "OPTIMIZERS", "REMAT", "REQUIRED", "RESIZE", "RGB",
-    "SCHEDULES", "TRAIN_RESIZE", "UNITS", "Config",
-    "Data", "Evaluation", "Image", "ImageTower", "Loss", "Mesh", "Model", "Optimizer",
-    "Rules", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
+    "AGAIN", "ATTENTION", "CLEAN", "EXPORTS", "ON_NONFINITE", "OPTIMIZERS", "REMAT", "REQUIRED",
+    "RESIZE", "RGB", "SCHEDULES", "TRAIN_RESIZE", "UNITS", "Config", "Data", "Evaluation", "Image",
+    "ImageTower", "Loss", "Mesh", "Model", "Optimizer", "Rules", "Stopped", "Text", "TextTower",
+    "Train", "UserError", "check_word", "did_you_mean",
     "differences", "duration", "from_dict", "to_dict", "validate", "window",
 ]  # fmt: skip

@@ -4,11 +4,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h: for schedulers to start the same command again
+
 
 class UserError(Exception):
     """A mistake of the user's: its message is one line that names what, where and the remedy."""
 
     exit_code = 2
+
+
+class Stopped(Exception):
+    """A run that was asked to end did so and lost nothing: the same command continues it."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

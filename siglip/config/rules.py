@@ -8,6 +8,7 @@ from siglip.config.schema import (
     ATTENTION,
     CLEAN,
     EXPORTS,
+    ON_NONFINITE,
     OPTIMIZERS,
     REMAT,
     RESIZE,
@@ -40,6 +41,7 @@ _AT_LEAST = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
+    "train.watchdog": 0,
     "mesh.fsdp": 1,
     "eval.batch_size": 1,
     "eval.pairs": 1,
@@ -61,6 +63,7 @@ _WORDS = {
     "optimizer.schedule": SCHEDULES,
     "loss.name": ("sigmoid", "softmax"),
     "loss.dtype": ("float32", "bfloat16"),
+    "train.on_nonfinite": ON_NONFINITE,
     "text.clean": CLEAN,
     "image.resize": RESIZE,
     "image.rgb": RGB,
@@ -95,6 +98,8 @@ def validate(config: Config) -> Config:
         _is_window(config.train.profile),
         "must be such as 100-110, in steps from 1",
     )
+    spike = config.train.spike
+    require("train.spike", spike == 0 or spike > 1, "must be above 1, or 0 for none")
     require("optimizer.ema", 0 <= config.optimizer.ema < 1, "must be in [0, 1)")
     require("model.text.embedding_dim", config.model.text.embedding_dim >= 0, "must be at least 0")
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "must be above 0")
@@ -104,9 +109,9 @@ def validate(config: Config) -> Config:
     # A step of 1 - b is lost in bfloat16 where it is less than half of its last digit.
     fits = config.optimizer.momentum_dtype == "float32" or values[f"optimizer.{kept}"] < 0.998
     require(f"optimizer.{kept}", fits, "must be below 0.998 with momentum_dtype='bfloat16'")
-    if config.eval.every:
-        number, _ = duration(config.eval.every, "config.eval.every")
-        require("eval.every", number > 0, "must be above 0")
+    for name in ("eval.every", "train.keep_every"):
+        if values[name]:
+            require(name, duration(values[name], f"config.{name}")[0] > 0, "must be above 0")
     require("train.best", not config.train.best or bool(config.eval.every), "needs eval.every")
     require("data.holdout", 0 <= config.data.holdout < 1, "must be in [0, 1)")
     require("data.max_unusable", 0 <= config.data.max_unusable <= 1, "must be in [0, 1]")

@@ -50,6 +50,10 @@ TRAIN_RESIZE = {
     "fast": "within a level or so of the model's own, several times faster",
     "exact": "the model's own (`image.resize`), as in evaluation",
 }
+ON_NONFINITE = {
+    "stop": "the run, with the batch's samples named",
+    "skip": "the batch, from the last checkpoint on; then all since it; then stop",
+}
 EXPORTS = ("", "huggingface", "open_clip", "big_vision")
 UNITS = ("steps", "examples", "epochs", "%")
 
@@ -196,10 +200,14 @@ class Train:
     microbatches: int = 1  # slices in which the towers run; the loss always sees the whole batch
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps; the last step is always saved
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the latest
+    keep_every: str = ""  # duration, such as "10000 steps": of each the first stays for good
     # Metric of evaluations, such as "validation/mean_recall": the checkpoint with the highest is
     # kept as well, and is `WORKDIR@best`. "": none.
     best: str = ""
+    watchdog: int = 300  # seconds without a sign of life before a run tells where it is; 0: never
+    on_nonfinite: str = "stop"  # where loss or parameters are not finite; one of ON_NONFINITE
+    spike: float = 0.0  # a loss so many times the median of the last 64 counts as such; 0: none
     profile: str = ""  # "100-110": write a trace of these steps for xprof into the workdir
 
 

@@ -7,7 +7,7 @@ processes or threads, nor of how often the run was interrupted.
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grain
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from siglip import config as cfg
-from siglip.data import augment, fast, images
+from siglip.data import augment, fast, images, worker
 from siglip.data.sources import BadSample, Sample, Source
 from siglip.data.sources.mixture import Mixture
 from siglip.data.text import Tokenizer
@@ -24,6 +24,7 @@ from siglip.data.unusable import Fault, Ledger
 Loaded = Image.Image | fast.Picture
 _VISITS = 2**60  # no run gets there
 TRIES = 100  # samples in a row that cannot be used: a row is blank, and the run ends
+BLANK = -1  # in place of the index of such a row's sample
 
 
 class Draw:
@@ -54,7 +55,7 @@ class Draw:
         seed = int(rng.integers(2**63))
         for attempt in range(TRIES):
             try:
-                return {**self._visit(i, rng), "faults": faults}
+                return {**self._visit(i, rng), "index": i, "faults": faults}
             except BadSample as error:
                 faults.append(Fault.of(error))
             # What the failed visit drew from the generator may depend on how it failed.
@@ -65,7 +66,7 @@ class Draw:
         if self._embeddings:
             image = np.zeros_like(self._rows[0])
         text = np.zeros(self._tokenizer.length, np.int32)
-        return {"image": image, "text": text, "faults": faults}
+        return {"image": image, "text": text, "index": BLANK, "faults": faults}
 
     def _visit(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         captions, image = self._embedding(i) if self._embeddings else self._load(i)
@@ -123,13 +124,19 @@ class Batches:
     Or, of pictures that were embedded before, `"image": float32 (n, d)`. `"unusable": int32 (n,)`
     says how many samples were tried in vain for each row.
 
+    A batch has a number, its place in the order; numbers can be left out.
+
     Attributes:
       ledger: names what could not be used.
+      number: of the batch that was given last, -1 before the first.
+      indices: int64 (n,), the samples in its rows: those used, where others could not be.
     """
 
     def __init__(self, dataset: grain.MapDataset, c: cfg.Data, ledger: Ledger):
         self.ledger = ledger
+        self.number, self.indices = -1, np.empty(0, np.int64)
         self._dataset, self._next = dataset, 0
+        self._skipped: set[int] = set()
         self._processes, self._threads = workers(c)
         self._prefetch = c.prefetch
         self._iterator: grain.DatasetIterator | None = None
@@ -138,9 +145,14 @@ class Batches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        while self._next in self._skipped:
+            if self._iterator is not None:  # it is being made already, and dropped
+                next(self._iterator)
+            self._next += 1
         if self._iterator is None:
             self._iterator = iter(self._start())
         batch = next(self._iterator)
+        self.number, self.indices = self._next, batch.pop("index")
         self._next += 1
         faults = batch.pop("faults")
         self.ledger.note(Fault(*fault) for visit in faults for fault in visit)
@@ -157,16 +169,25 @@ class Batches:
         return dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=ahead)
         ).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=self._processes, per_worker_buffer_size=ahead)
+            grain.MultiprocessingOptions(num_workers=self._processes, per_worker_buffer_size=ahead),
+            worker_init_fn=worker.begin,
         )
 
-    def get_state(self) -> dict[str, int]:
-        """The number of the next batch: the same on every host."""
-        return {"next_index": self._next}
+    def skip(self, numbers: Iterable[int]) -> None:
+        """Leave out the batches of these numbers, those that are still to come."""
+        self._skipped.update(numbers)
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def get_state(self) -> dict[str, Any]:
+        """`{"next_index": n, "skipped": [...]}`, the same on every host, and JSON.
+
+        Batches go on at the first number from n that is not skipped.
+        """
+        return {"next_index": self._next, "skipped": sorted(self._skipped)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
         self.close()
         self._next = state["next_index"]
+        self._skipped = set(state.get("skipped", ()))  # older checkpoints do not say
 
     def close(self) -> None:
         if self._iterator is not None and hasattr(self._iterator, "close"):
@@ -242,4 +263,11 @@ def _endless(indices: grain.MapDataset, seed: int) -> grain.MapDataset:
 
 def _stack(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch = {name: np.stack([visit[name] for visit in visits]) for name in ("image", "text")}
+    batch["index"] = np.array([visit["index"] for visit in visits], np.int64)
     return {**batch, "faults": [[tuple(fault) for fault in visit["faults"]] for visit in visits]}
+
+
+def keys(source: Source, indices: Iterable[int]) -> list[str]:
+    """Of these samples, as `Batches.indices` has them; blank rows have none."""
+    every = source.keys()
+    return [every[i] for i in indices if i != BLANK]

@@ -4,10 +4,6 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display
-import matplotlib.pyplot as plt
 from rich.table import Table
 
 Record = Mapping[str, float]
@@ -69,6 +65,8 @@ def line(record: Record) -> str:
 
 def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
     """Loss, recalls and zero-shot accuracy over the steps, as far as they were measured."""
+    from matplotlib.figure import Figure  # at its end: a run need not wait for it to start
+
     names = _names(records)
     panels = [
         ("validation loss", [n for n in names if n.endswith("/loss")]),
@@ -76,7 +74,8 @@ def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
         ("zero-shot accuracy", [n for n in names if n.startswith("zeroshot/")]),
     ]
     panels = [(title, members) for title, members in panels if members]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
+    figure = Figure(figsize=(5 * len(panels), 3.6))
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, members) in zip(axes[0], panels, strict=True):
         for name in members:
             label = name.partition("/")[2].replace("_", " ")
@@ -91,4 +90,3 @@ def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
             axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)

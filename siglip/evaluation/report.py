@@ -5,11 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from siglip.evaluation.zeroshot import Pictures, Result
@@ -36,7 +33,8 @@ def contact_sheet(
     chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
     best = result.best(TOP)
     probs = probabilities(result.logits)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.3 * rows))
+    figure = Figure(figsize=(2.6 * columns, 2.3 * rows))
+    axes = figure.subplots(rows, columns)
     for axis in axes.flat:
         axis.axis("off")
     for axis, i in zip(axes.flat, chosen, strict=False):
@@ -56,7 +54,6 @@ def contact_sheet(
     figure.suptitle(f"top-1 {result.topk(1):.1%} over {len(result.names)} names", fontsize=12)
     figure.tight_layout(h_pad=2.0, rect=(0, 0.02, 1, 0.98))
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _short(name: str, limit: int = 26) -> str:
@@ -66,7 +63,8 @@ def _short(name: str, limit: int = 26) -> str:
 def loss_curve(path: str | os.PathLike, records: list[dict[str, float]]) -> None:
     """Loss, and the logits of matching and of other pairs, over the steps of a run."""
     steps = [record["step"] for record in records]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    figure = Figure(figsize=(10, 3.6))
+    left, right = figure.subplots(1, 2)
     left.plot(steps, [record["loss"] for record in records])
     left.set(title="sigmoid loss per image", xlabel="step", yscale="log")
     for name, label in (("positive_logit", "matching"), ("negative_logit", "other")):
@@ -77,4 +75,3 @@ def loss_curve(path: str | os.PathLike, records: list[dict[str, float]]) -> None
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from siglip import config as cfg
-from siglip.checkpoint import Checkpoints
+from siglip.checkpoint import MODEL_ITEMS, Checkpoints
 from siglip.data.sources import open_source
 from siglip.evaluation import report, zeroshot
 from siglip.metrics import JSONL, read_lines
 from siglip.pretrained.load import load
+from siglip.workdir import locate, made
 
 
 def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = None) -> dict:
@@ -22,7 +23,7 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
     Returns what `report.json` holds. `override` replaces the checkpoint's `eval` section.
     """
     start = time.monotonic()
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, items=MODEL_ITEMS)) as checkpoints:
         config = checkpoints.config()
         evaluation = (override or config).eval
         source = open_source(evaluation.data)
@@ -38,7 +39,7 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
         )
     compared = time.monotonic()
 
-    folder = pathlib.Path(workdir)
+    folder = locate(workdir)
     paths = {name: folder / name for name in ("report.json", "predictions.png", "loss.png")}
     numbers = {
         "top1": result.topk(1),
@@ -52,9 +53,12 @@ def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = N
         "data": evaluation.data,
         "template": evaluation.template,
     }
-    report.write_json(paths["report.json"], numbers)
-    report.contact_sheet(paths["predictions.png"], result, zeroshot.Pictures(source))
-    report.loss_curve(paths["loss.png"], read_lines(folder / JSONL))
+    with made(paths["report.json"]) as here:
+        report.write_json(here, numbers)
+    with made(paths["predictions.png"]) as here:
+        report.contact_sheet(here, result, zeroshot.Pictures(source))
+    with made(paths["loss.png"]) as here:
+        report.loss_curve(here, read_lines(folder / JSONL))
     _print(numbers, paths)
     print(
         f"time: scoring {scored - start:.1f} s, pixel nearest neighbour "

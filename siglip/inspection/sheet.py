@@ -3,11 +3,8 @@
 import os
 import textwrap
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display
-import matplotlib.pyplot as plt
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from siglip.data import images
@@ -31,7 +28,8 @@ def contact_sheet(path: str | os.PathLike, source: Source) -> None:
     What cannot be used is named in its place. Letters that no installed font has become boxes.
     """
     fonts = _Fonts()
-    figure, axes = plt.subplots(_ROWS, _COLUMNS, figsize=(2.0 * _COLUMNS, 2.45 * _ROWS))
+    figure = Figure(figsize=(2.0 * _COLUMNS, 2.45 * _ROWS))
+    axes = figure.subplots(_ROWS, _COLUMNS)
     for axis in axes.flat:
         axis.axis("off")
     for axis, i in zip(axes.flat, spread_over(len(source), _ROWS * _COLUMNS), strict=False):
@@ -51,7 +49,6 @@ def contact_sheet(path: str | os.PathLike, source: Source) -> None:
         )  # fmt: skip
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -23,7 +23,7 @@ _GKE_PORT = 8476
 class MissingHosts(cfg.UserError):
     """Some processes did not come: no mistake in what was asked for, and worth another try."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers that restart after failures see no 2
+    exit_code = cfg.AGAIN
 
 
 @dataclasses.dataclass(frozen=True)

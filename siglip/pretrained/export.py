@@ -115,7 +115,7 @@ def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
     place = places.resolve(src)
     if not places.is_run(place.path):
         raise cfg.UserError(f"{src}: not the workdir of a run, which alone has adapters apart")
-    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+    with contextlib.closing(Checkpoints(place.path, step=place.step, items=())) as checkpoints:
         c = checkpoints.config()
     mesh = _cpu_mesh()
     base = load.find(c.init) if c.init and "," not in c.init else None

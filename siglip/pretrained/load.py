@@ -125,7 +125,7 @@ def _workdir(place: places.Place) -> Source:
         params = lora.merge(read_run(place, mesh))
         return {place.tower: params[place.tower]} if place.tower else params
 
-    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+    with contextlib.closing(Checkpoints(place.path, step=place.step, items=())) as checkpoints:
         config = checkpoints.config()
     model = lora.plain(config.model)
     if place.tower:
@@ -136,9 +136,10 @@ def _workdir(place: places.Place) -> Source:
 
 def read_run(place: places.Place, mesh: Mesh) -> siglip.Params:
     """The parameters of a run as it trains them: with adapters beside kernels if it has any."""
-    from siglip.checkpoint import Checkpoints
+    from siglip.checkpoint import MODEL_ITEMS, Checkpoints
 
-    with contextlib.closing(Checkpoints(place.path, step=place.step)) as checkpoints:
+    opened = Checkpoints(place.path, step=place.step, items=MODEL_ITEMS)
+    with contextlib.closing(opened) as checkpoints:
         c = checkpoints.config()
         shapes = jax.eval_shape(lambda: siglip.init(c.model))
         abstract = jax.tree.map(
@@ -146,8 +147,7 @@ def read_run(place: places.Place, mesh: Mesh) -> siglip.Params:
             shapes,
             sharding.tree_shardings(shapes, mesh),
         )
-        # Where a run averages its parameters, the average is what it is for.
-        item = "ema" if c.optimizer.ema else "params"
+        item = checkpoints.model_item
         return checkpoints.restore({item: abstract})[item]
 
 

@@ -24,11 +24,16 @@ class Encoder:
     """Both towers, with parameters laid out as they are trained.
 
     Every host prepares the rows of its own devices, and all get all embeddings. Pictures that
-    cannot be used are noted in the ledger.
+    cannot be used are noted in the ledger. `between` is called by all hosts before each batch, and
+    may raise.
     """
 
-    def __init__(self, c: cfg.Config, mesh: Mesh, tokenizer: Tokenizer, ledger: Ledger):
+    def __init__(
+        self, c: cfg.Config, mesh: Mesh, tokenizer: Tokenizer, ledger: Ledger,
+        between: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
         self._c, self._mesh, self._tokenizer, self._ledger = c, mesh, tokenizer, ledger
+        self._between = between
         self._batch = math.ceil(c.eval.batch_size / mesh.size) * mesh.size
 
     def images(
@@ -51,6 +56,7 @@ class Encoder:
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
             def make(start: int) -> tuple[jax.Array, jax.Array]:
+                self._between()
                 rows = self._own_rows(start, len(indices))
                 made = dict(zip(rows, pool.map(prepare, rows), strict=True))
                 made = {i - start: row for i, row in made.items()}
@@ -59,7 +65,7 @@ class Encoder:
                 return rows, self._place(lambda i: made.get(i, blank)[1], (), bool)
 
             parts = [
-                self._image_fn(params, *batch)
+                self._wait(self._image_fn(params, *batch))
                 for batch in map_ahead(make, range(0, len(indices), self._batch), 1)
             ]
         z, usable = zip(*parts, strict=True)
@@ -69,11 +75,17 @@ class Encoder:
         """Embeddings `(m, d)`."""
         ids, parts = self._tokenizer(texts), []
         for start in range(0, len(ids), self._batch):
+            self._between()
             rows = ids[start : start + self._batch]
             rows = np.pad(rows, ((0, self._batch - len(rows)), (0, 0)))
             batch = self._place(lambda i, rows=rows: rows[i], ids.shape[1:], np.int32)
-            parts.append(self._text_fn(params, batch))
+            parts.append(self._wait(self._text_fn(params, batch)))
         return self._join(parts, len(ids))
+
+    @staticmethod
+    def _wait(z):
+        """Several programs with collectives under way can block each other on CPU devices."""
+        return jax.block_until_ready(z)
 
     @functools.cached_property
     def _image_fn(self) -> Callable:

@@ -3,15 +3,14 @@
 import contextlib
 import functools
 import os
-import pathlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
+from etils import epath
 
 from siglip import config as cfg
-from siglip.checkpoint import TOKENIZER, Checkpoints
-from siglip.data.pipeline import Batches, train_batches
+from siglip.checkpoint import TOKENIZER, Checkpoints, Keep, saved_scores
+from siglip.data.pipeline import train_batches
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
@@ -19,100 +18,116 @@ from siglip.pretrained import export
 from siglip.training import embedded, initial, inputs, rules, state
 from siglip.training.encoder import Encoder
 from siglip.training.optimizer import make_optimizer
-from siglip.training.reporting import Evaluations, Profile, Reporter, Run, Stopwatch, summarise
-from siglip.training.schedule import total_steps
-from siglip.training.step import Batch, Metrics, Step, jit_train_step
+from siglip.training.reporting import Run, Stopwatch, summarise
+from siglip.training.schedule import in_steps, total_steps
+from siglip.training.shutdown import Shutdown
+from siglip.training.step import Step, abstract_batch, jit_train_step
+from siglip.training.steps import Start, Steps
 from siglip.training.towers import attention_forms
 from siglip.training.validation import Validation
+from siglip.training.watchdog import Watchdog
+from siglip.workdir import locate, made, told
 
 PARAMETERS = "parameters.txt"  # in the workdir: what every parameter is given
 
 
-def train(config: cfg.Config, workdir: str | os.PathLike) -> state.TrainState:
+def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -> state.TrainState:
     """Train for `config.train.duration`, continuing from the workdir's latest checkpoint.
 
     What can be wrong with the configuration, the data or the workdir is told, as a `UserError`,
     before anything is compiled. Returns the final state.
+
+    Args:
+      force: continue also where the configuration or the data changed what is computed.
+
+    Raises:
+      Stopped: a signal asked for the end; the state is saved.
     """
-    watch, workdir = Stopwatch(), pathlib.Path(workdir)
-    with watch("set up"):
-        cfg.validate(config)
-        mesh = meshes.make_mesh(config.mesh)
-        microbatches = config.train.microbatches
-        meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
-        initial.check(config)
-        embedded.check(config)
-        if config.export:
-            export.check(config.model, config.image, config.text, config.export)
-        given = inputs.open_inputs(config)
-        fingerprints, samples = given.fingerprints(), len(given.train)
-        hosts = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        ledger = inputs.make_ledger(config, given, workdir)
-        make_batches = functools.partial(
-            train_batches, config, given.train, given.tokenizer, ledger=ledger, **hosts
-        )
-        tx = make_optimizer(config, samples)
-        run = Run(config, workdir, mesh, total_steps(config, samples), samples, watch, ledger)
-        abstract = state.abstract(config, tx, mesh)
-        table = rules.table(config.optimizer, abstract.params)
-        encoder = Encoder(config, mesh, given.tokenizer, ledger)
-        validation = None
-        if config.eval.every:
-            validation = Validation(config, encoder, given.validation, given.labelled, ledger)
-    keep = config.train.keep_checkpoints
+    watch, workdir = Stopwatch(), locate(workdir)
     # Closing waits for what is being written, also when an error ends the run.
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, keep)))
         with watch("set up"):
-            done = checkpoints.step or 0
-            if done:
-                checkpoints.check_same_run(config, fingerprints)
-                train_state = state.TrainState.from_items(checkpoints.restore(abstract.to_items()))
-            else:
-                params = initial.initial_params(config, mesh)
-                train_state = state.create(config, tx, mesh, params)
-            if jax.process_index() == 0:
-                (workdir / TOKENIZER).write_bytes(given.tokenizer.model)
-                (workdir / PARAMETERS).write_text(rules.render(table) + "\n")
-                print("\n".join(describe(run, table, abstract, done)), flush=True)
-                for note in () if done else given.notes():
-                    print(note, flush=True)
-        if done < run.total:
-            if config.data.cache_embeddings:
-                with watch("embedding pictures"):
-                    path = embedded.prepare(
-                        config, workdir, given.train, given.tokenizer, train_state.params, encoder,
-                        resuming=bool(done),
-                    )  # fmt: skip
-                make_batches = functools.partial(make_batches, embeddings=path)
-            batches = stack.enter_context(contextlib.closing(make_batches()))
-            if done:
-                batches.set_state(checkpoints.metadata["iterator"])
-            with watch("waiting for data"):
-                batch = meshes.put_batch(next(batches), mesh)
-            with watch("compiling"):
-                # Ahead of time: a batch of another shape is an error, not a second compilation.
-                train_step = jit_train_step(config, tx, mesh, train_state)
-                train_step = train_step.lower(train_state, batch).compile()
-
-            def save(
-                done: int, train_state: state.TrainState, position: dict, score: float | None
-            ) -> None:
-                items = train_state.to_items()
-                checkpoints.save(done, items, config, fingerprints, position, score)
-
-            with (
-                contextlib.closing(Reporter(run, done)) as reporter,
-                contextlib.closing(Evaluations(run, validation, done)) as evaluations,
-            ):
-                train_state = _steps(
-                    run, train_step, train_state, done, batch, batches, reporter, evaluations, save
+            cfg.validate(config)
+            mesh = meshes.make_mesh(config.mesh)
+            microbatches = config.train.microbatches
+            meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
+            initial.check(config)
+            embedded.check(config)
+            if config.export:
+                export.check(config.model, config.image, config.text, config.export)
+            given = inputs.open_inputs(config)
+            fingerprints, samples = given.fingerprints(), len(given.train)
+            tx = make_optimizer(config, samples)
+            run = Run(
+                config, workdir, mesh, total_steps(config, samples), samples, watch,
+                inputs.make_ledger(config, given, workdir), Shutdown(),
+                stack.enter_context(contextlib.closing(Watchdog(config.train.watchdog))),
+                saved_scores(workdir, config.train.best),
+            )  # fmt: skip
+            stack.enter_context(contextlib.closing(run.ledger))
+            abstract = state.abstract(config, tx, mesh)
+            table = rules.table(config.optimizer, abstract.params)
+            encoder = Encoder(config, mesh, given.tokenizer, run.ledger, run.between)
+            validation = None
+            if config.eval.every:
+                validation = Validation(
+                    config, encoder, given.validation, given.labelled, run.ledger
                 )
-                with watch("checkpoints"):
-                    checkpoints.wait()
+            checkpoints = Checkpoints(workdir, _keep(run))
+            stack.enter_context(contextlib.closing(checkpoints))
+            if checkpoints.step:
+                notes = checkpoints.check_same_run(config, fingerprints, force)
+            else:
+                notes = given.notes()
+
+        def start() -> Start:
+            if not (done := checkpoints.step):
+                params = initial.initial_params(config, mesh)
+                return Start(state.create(config, tx, mesh, params))
+            items = checkpoints.restore(abstract.to_items())
+            train_state = state.TrainState.from_items(items)
+            return Start(train_state, done, checkpoints.position(config))
+
+        with watch("set up"):
+            begin = start()
+            if jax.process_index() == 0:
+                with told(workdir):
+                    (workdir / TOKENIZER).write_bytes(given.tokenizer.model)
+                    (workdir / PARAMETERS).write_text(rules.render(table) + "\n")
+                lines = describe(run, table, abstract, begin.done)
+                print("\n".join([*lines, *notes]), flush=True)
+        make_batches = functools.partial(
+            train_batches, config, given.train, given.tokenizer, ledger=run.ledger,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+        if config.data.cache_embeddings and begin.done < run.total:
+            run.watchdog("embedding pictures")
+            with watch("embedding pictures"):
+                path = embedded.prepare(
+                    config, workdir, given.train, given.tokenizer, begin.state.params, encoder,
+                    resuming=bool(begin.done),
+                )  # fmt: skip
+            make_batches = functools.partial(make_batches, embeddings=path)
+        batches = stack.enter_context(contextlib.closing(make_batches()))
+
+        def compiled() -> Step:
+            # Ahead of time: a batch of another shape is an error, not a second compilation.
+            step = jit_train_step(config, tx, mesh, abstract)
+            return step.lower(abstract, abstract_batch(config, mesh)).compile()
+
+        steps = Steps(run, compiled, batches, checkpoints, validation, fingerprints)
+        train_state = steps(begin, start, given.train)
     if jax.process_index() == 0:
         _finish(run)
     return train_state
+
+
+def _keep(run: Run) -> Keep:
+    c, every = run.config.train, 0
+    if c.keep_every:
+        where = "config.train.keep_every"
+        every = in_steps(c.keep_every, where, run.config, run.samples, run.total)
+    return Keep(c.keep_checkpoints, every, run.scores)
 
 
 def _finish(run: Run) -> None:
@@ -130,18 +145,19 @@ def _finish(run: Run) -> None:
             _write_adapters(chosen, run.workdir / "adapters.safetensors")
         if c.export:
             folder = run.workdir / f"export-{c.export}"
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
-            for note in export.convert(chosen, folder, c.export):
-                print(f"note: {note}", flush=True)
+            with made(folder) as here:
+                for note in export.convert(chosen, here, c.export):
+                    print(f"note: {note}", flush=True)
             print(folder, flush=True)
     if c.eval.every:
         summarise(run)
     print(f"time: {run.watch}", flush=True)
 
 
-def _write_adapters(chosen: str, path: pathlib.Path) -> None:
+def _write_adapters(chosen: str, path: epath.Path) -> None:
     try:
-        export.convert_adapters(chosen, path)
+        with made(path) as here:
+            export.convert_adapters(chosen, here)
         print(path, flush=True)
     except export.NotOnlyAdapters as error:  # others learned too, or were resized
         print(f"note: {error}", flush=True)
@@ -165,43 +181,3 @@ def describe(
     if run.peak is None:
         kind = mesh.devices.flat[0].device_kind
         yield f"mfu is not reported: the peak of a {kind!r} device is not known"
-
-
-def _steps(
-    run: Run, train_step: Step, train_state: state.TrainState, done: int, batch: Batch,
-    batches: Batches, reporter: Reporter, evaluations: Evaluations,
-    save: Callable[[int, state.TrainState, dict, float | None], None],
-) -> state.TrainState:  # fmt: skip
-    """Steps from `done` to the last.
-
-    Python stays one step ahead of the devices: the metrics of a step are read, which waits for it,
-    only when the next one is under way and the batch after that is being made.
-    """
-    watch, every = run.watch, run.config.train.checkpoint_every
-    profile = Profile(cfg.window(run.config.train.profile), run.workdir / "profile")
-    previous: Metrics | None = None
-    if done == 0 and evaluations.due(0):
-        evaluations(0, train_state.averaged)
-    with contextlib.closing(profile):
-        while done < run.total:
-            profile.before_step(done, train_state)
-            with watch("steps"):
-                train_state, values = train_step(train_state, batch)
-                data_state = batches.get_state()
-                if previous is not None:
-                    reporter.read(done, previous)
-            done, previous = done + 1, values
-            if done < run.total:
-                with watch("waiting for data"):
-                    batch = meshes.put_batch(next(batches), run.mesh)
-            last, score = done == run.total, None
-            if done % every == 0 or last or evaluations.due(done):
-                with watch("steps"):
-                    reporter.read(done, values)  # a state that is not finite is never saved
-                previous = None
-                if evaluations.due(done):
-                    score = evaluations(done, train_state.averaged)
-                if done % every == 0 or last or score is not None:
-                    with watch("checkpoints"):
-                        save(done, train_state, data_state, score)
-    return train_state

@@ -4,12 +4,11 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import math
-import pathlib
 import time
 from collections.abc import Iterator
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -23,8 +22,11 @@ from siglip.parallel import peaks
 from siglip.training import state
 from siglip.training.cost import flops_per_pair
 from siglip.training.schedule import in_steps, make_schedule
+from siglip.training.shutdown import Shutdown
 from siglip.training.step import Metrics
 from siglip.training.validation import Validation
+from siglip.training.watchdog import Watchdog
+from siglip.workdir import made
 
 CURVES = "evaluations.png"
 
@@ -50,18 +52,26 @@ class Run:
     """The facts of a run that its parts share."""
 
     config: cfg.Config
-    workdir: pathlib.Path
+    workdir: epath.Path
     mesh: Mesh
     total: int  # steps
     samples: int  # of the training set
     watch: Stopwatch
     ledger: Ledger
+    shutdown: Shutdown
+    watchdog: Watchdog
+    scores: dict[int, float]  # by step, what `train.best` names
 
     @functools.cached_property
     def peak(self) -> float | None:
         """FLOP/s of all devices together, in bfloat16; None if unknown."""
         peak = peaks.peak(self.mesh.devices.flat[0].device_kind)
         return peak and peak.flops * self.mesh.size
+
+    def between(self) -> None:
+        """Between batches of what is no step; raises `Interrupted` where the run is to end."""
+        self.shutdown.check()
+        self.watchdog()
 
     def mfu(self, pairs_per_second: float) -> float | None:
         """Model FLOP utilisation: the share of the peak that goes into the model's own products."""
@@ -71,27 +81,29 @@ class Run:
 class Profile:
     """A trace of some steps, for xprof: `first` to `last`, counted from 1 (None: of none)."""
 
-    def __init__(self, window: tuple[int, int] | None, folder: pathlib.Path):
+    def __init__(self, window: tuple[int, int] | None, folder: epath.Path):
         self._first, self._last = window or (0, 0)
-        self._folder, self._running = folder, False
+        self._folder, self._trace = folder, None
 
     def before_step(self, done: int, train_state: state.TrainState) -> None:
-        if self._first <= done + 1 <= self._last and not self._running:  # also when resuming
+        if self._first <= done + 1 <= self._last and not self._trace:  # also when resuming
             jax.block_until_ready(train_state)  # the steps before it do not belong to it
-            jax.profiler.start_trace(self._folder)
-            self._running = True
+            self._trace = contextlib.ExitStack()
+            here = self._trace.enter_context(made(self._folder / f"from-{done + 1}"))
+            jax.profiler.start_trace(here)
+            self._trace.callback(jax.profiler.stop_trace)
         elif done == self._last:
             jax.block_until_ready(train_state)
             self.close()
 
     def close(self) -> None:
-        if self._running:
-            jax.profiler.stop_trace()
-        self._running = False
+        if self._trace:
+            self._trace.close()
+        self._trace = None
 
 
 class Reporter:
-    """Reads the metrics of every step, stops the run on a bad loss, and writes what is due."""
+    """Reads the metrics of every step, and writes what is due."""
 
     def __init__(self, run: Run, first: int):
         self._run = run
@@ -111,14 +123,7 @@ class Reporter:
 
     def read(self, step: int, values: Metrics) -> None:
         """`values` are those of the update that made `step`; waits until it is computed."""
-        loss, c = float(values["loss"]), self._run.config
-        if not (math.isfinite(loss) and math.isfinite(values["param_norm"])):
-            raise cfg.UserError(
-                f"step {step}: the loss is {loss}, the norm of the updated parameters "
-                f"{float(values['param_norm'])}; lower optimizer.learning_rate="
-                f"{c.optimizer.learning_rate} or lengthen optimizer.warmup="
-                f"{c.optimizer.warmup!r}; checkpoints before it are intact in {self._run.workdir}"
-            )
+        c = self._run.config
         self._count(values)
         if self._writer is None:
             return
@@ -131,7 +136,7 @@ class Reporter:
         scalars["learning_rate"] = c.optimizer.learning_rate * float(self._schedule(step - 1))
         scalars["pairs_per_second"] = steps * c.data.batch_size / seconds
         scalars["data_wait_share"] = waited / seconds
-        text = f"loss {loss:.3f}  {scalars['pairs_per_second']:,.0f} pairs/s"
+        text = f"loss {scalars['loss']:.3f}  {scalars['pairs_per_second']:,.0f} pairs/s"
         if (mfu := self._run.mfu(scalars["pairs_per_second"])) is not None:
             scalars["mfu"] = mfu
             text += f"  mfu {mfu:.1%}"
@@ -147,6 +152,11 @@ class Reporter:
             raise cfg.UserError(
                 f"{TRIES} samples in a row are unusable: {ledger.summary()}; repair the data"
             )
+
+    def commit(self) -> None:
+        """Make durable what is written: a checkpoint that is younger counts on it."""
+        if self._writer:
+            self._writer.commit()
 
     def close(self) -> None:
         if self._writer:
@@ -164,32 +174,44 @@ class Evaluations:
         c = run.config
         every = in_steps(c.eval.every, "config.eval.every", c, run.samples, run.total)
         self._every = max(1, every)
-        self._writer = None
+        # One that a run was stopped in, or before, is made up for.
+        records = read_lines(run.workdir / EVALUATIONS)
+        self._there = {record["step"] for record in records if record["step"] <= first}
+        self._first = first
+
+    @functools.cached_property
+    def _writer(self) -> MetricsWriter | None:
         if jax.process_index() == 0:
-            self._writer = MetricsWriter(run.workdir, first, EVALUATIONS)
+            return MetricsWriter(self._run.workdir, self._first, EVALUATIONS)
+        return None
 
     def due(self, step: int) -> bool:
-        last = self._run.total
-        return self._validation is not None and (step % self._every == 0 or step == last)
+        if self._validation is None or step in self._there:
+            return False
+        return step % self._every == 0 or step == self._run.total
 
-    def __call__(self, step: int, params: siglip.Params) -> float | None:
-        """Measure and write down; what `train.best` names, if it names any."""
+    def __call__(self, step: int, params: siglip.Params) -> None:
+        """Measure and write down."""
         start = time.monotonic()
         with self._run.watch("evaluating"):
             metrics = self._validation(params)
         if self._writer:
             self._writer.write(step, metrics)
+            self._writer.commit()
             record = {"step": step, **metrics}
             print(
                 f"evaluated at step {step}: {history.line(record)} "
                 f"({time.monotonic() - start:.1f} s)",
                 flush=True,
             )
-        return metrics.get(self._run.config.train.best)
+        self._there.add(step)
+        best = self._run.config.train.best
+        if best:
+            self._run.scores[step] = metrics[best]
 
     def close(self) -> None:
-        if self._validation and self._writer:
-            self._writer.close()
+        if writer := self.__dict__.get("_writer"):  # where one was needed
+            writer.close()
 
 
 def summarise(run: Run) -> None:
@@ -198,7 +220,8 @@ def summarise(run: Run) -> None:
     if not records:  # the run was at its end when evaluations were asked for
         return
     Console().print(history.table(records, run.config.train.best))
-    history.curves(path := run.workdir / CURVES, records)
+    with made(path := run.workdir / CURVES) as here:
+        history.curves(here, records)
     print(path, flush=True)
     if warning := history.verdict(records, run.config.train.best):
         print(warning, flush=True)

@@ -1,6 +1,7 @@
 """The n-th global batch depends on the configuration and n alone."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -171,3 +172,91 @@ def test_a_batch_of_one_row(tiny_config):
     (first, second), state = batches(change(tiny_config, batch_size=1), 2)
     assert first["image"].shape[0] == 1 and np.any(first["image"] != second["image"])
     batches(change(tiny_config, batch_size=1), 1, start=state)
+
+
+@pytest.mark.parametrize("processes,hosts", [(0, 1), (2, 1), (0, 2)])
+def test_numbers_that_are_left_out(tiny_config, processes, hosts):
+    """Whoever makes them, and wherever it is interrupted: the batches of the other numbers."""
+    wanted = [0, 1, 4, 6, 7]  # without 2, 3 and 5
+    tokenizer, source = Tokenizer(tiny_config.text, 6), TarSource(tiny_config.data.train)
+    config = change(tiny_config, processes=processes, prefetch=3)
+    for host in range(hosts):
+        place = {"process_index": host, "process_count": hosts}
+        every = pipeline.train_batches(tiny_config, source, tokenizer, **place)
+        whole = [(next(every), every.indices) for _ in range(8)]
+        expected = [whole[n][0] for n in wanted]
+        one = pipeline.train_batches(config, source, tokenizer, **place)
+        made, states, numbers = [next(one)], [one.get_state()], [one.number]
+        indices = [one.indices]
+        one.skip([3, 2])  # which are under way
+        one.skip({5})
+        for _ in wanted[1:]:
+            states.append(json.loads(json.dumps(one.get_state())))
+            made.append(next(one))
+            numbers.append(one.number)
+            indices.append(one.indices)
+        one.close()
+        np.testing.assert_array_equal(indices, [whole[n][1] for n in wanted])
+        assert_equal(made, expected)
+        assert numbers == wanted
+        assert states[0] == {"next_index": 1, "skipped": []}
+        assert states[2] == {"next_index": 2, "skipped": [2, 3, 5]}
+        for n, state in list(enumerate(states))[1 :: 5 if processes else 1]:
+            resumed, after = batches(config, len(wanted) - n, start=state, **place)
+            assert_equal(resumed, expected[n:])
+            assert after == {"next_index": 8, "skipped": [2, 3, 5]}
+
+
+def test_numbers_left_out_at_the_start_are_not_made(tiny_config):
+    seen = []
+
+    class Watched(TarSource):
+        def __getitem__(self, i):
+            seen.append(i)
+            return super().__getitem__(i)
+
+    tokenizer = Tokenizer(tiny_config.text, 6)
+    config = change(tiny_config, threads=1, prefetch=1)
+    iterator = pipeline.train_batches(config, Watched(config.data.train), tokenizer)
+    iterator.skip(range(20))
+    next(iterator)
+    iterator.close()
+    assert iterator.number == 20 and len(seen) < 5 * 16
+
+
+def test_a_batch_knows_its_samples(tiny_config):
+    """Those that were used: rows have their captions, also where another had to be taken."""
+    bad = set(range(0, 1151, 3))
+    config = change(tiny_config, batch_size=64)
+    source = Faulty(TarSource(config.data.train), bad)
+    tokenizer = Tokenizer(config.text, config.model.text.length)
+    found, places = [], [(0, 1), (0, 2), (1, 2)]
+    for index, count in places:
+        one = pipeline.train_batches(
+            config, source, tokenizer, process_index=index, process_count=count
+        )
+        next(one)
+        batch = next(one)
+        one.close()
+        assert set(batch) == {"image", "text", "unusable"}
+        assert one.indices.dtype == np.int64 and one.indices.shape == (64 // count,)
+        assert not bad & set(one.indices.tolist()) and batch["unusable"].any()
+        for i, row in zip(one.indices.tolist(), batch["text"], strict=True):
+            assert any(np.array_equal(row, ids) for ids in tokenizer(source[i].captions))
+        found.append(one.indices)
+    np.testing.assert_array_equal(np.stack(found[1:], axis=1).reshape(-1), found[0])
+
+
+def test_keys_of_samples(tiny_config):
+    source = TarSource(tiny_config.data.train)
+    indices = np.array([7, pipeline.BLANK, 0])
+    assert pipeline.keys(source, indices) == [source[7].key, source[0].key]
+
+
+def test_blank_rows_have_no_sample(tiny_config):
+    source = Faulty(TarSource(tiny_config.data.train), set(range(1151)))
+    tokenizer = Tokenizer(tiny_config.text, 6)
+    one = pipeline.train_batches(change(tiny_config, batch_size=2), source, tokenizer)
+    next(one)
+    one.close()
+    assert one.indices.tolist() == [pipeline.BLANK] * 2

@@ -21,7 +21,7 @@ from siglip import config as cfg
 from siglip.checkpoint import TOKENIZER, Checkpoints
 from siglip.metrics import JSONL, read_lines
 from siglip.parallel import mesh as meshes
-from siglip.training import loop, optimizer, state
+from siglip.training import loop, optimizer, reporting, state
 from tests.conftest import EMOJI, ROOT
 from tests.data.sources.test_tar import picture_bytes, write_tar
 
@@ -97,13 +97,13 @@ def test_stopped_and_resumed_equals_uninterrupted(tiny_config, tmp_path, monkeyp
     class Stop(Exception):
         pass
 
-    def stop_at_six(self, step, values, read=loop.Reporter.read):
+    def stop_at_six(self, step, values, read=reporting.Reporter.read):
         read(self, step, values)
         if step == 6:
             raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop.Reporter, "read", stop_at_six)
+        patch.setattr(reporting.Reporter, "read", stop_at_six)
         loop.train(tiny_config, tmp_path / "cut")
     assert [r["step"] for r in losses(tmp_path / "cut")][-1] == 6  # beyond the checkpoint at 4
     resumed = loop.train(tiny_config, tmp_path / "cut")
@@ -251,5 +251,5 @@ def test_too_many_bad_samples_stop_the_run_with_their_names(tiny_config, tmp_pat
 
 def test_workdirs_that_cannot_be_written_are_told(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(cfg.UserError, match=r"Not a directory; give a --workdir"):
+    with pytest.raises(cfg.UserError, match=r"Not a directory; check the path"):
         loop.train(tiny_config, tmp_path / "file")
