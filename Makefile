@@ -8,7 +8,7 @@ WORKDIR ?= runs/quickstart
 # 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
 export MALLOC_TOP_PAD_ := 268435456
 
-.PHONY: help quickstart test lint format parity bench plans malformed clean
+.PHONY: help quickstart test lint format parity bench plans malformed torture clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,6 +62,9 @@ bench: $(VENV)/.installed  ## time the training step, the loss and inference on 
 plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do they fit (half an hour)
 	$(BIN)/python -m pytest -m slow tests/test_plan.py
 	$(BIN)/python -m benchmarks.plans
+
+torture: $(VENV)/.installed-dev  ## kill a run a hundred times, at random, and compare (minutes)
+	$(BIN)/python -m benchmarks.torture
 
 PILLOW := pillow-13.0.0
 malformed: $(VENV)/.installed-dev  ## decode the broken pictures of Pillow's own tests (47 MB)
