@@ -1,14 +1,64 @@
-"""Image-text retrieval: how high the matching pictures and texts rank among all others."""
+"""Image-text retrieval: how high the matching pictures and texts rank among all others.
 
-from collections.abc import Sequence
+No matrix of all scores is made: tiles of it are counted and thrown away.
+"""
+
+import dataclasses
 
 import numpy as np
+
+from siglip.evaluation import bootstrap
+from siglip.evaluation.ranking import EQUAL, Standing
 
 RECALL_AT = (1, 5, 10)
 WAYS = ("image_to_text", "text_to_image")
 # Those metrics of `retrieval` that are the better the higher.
 RECALLS = ("mean_recall", *(f"{way}_recall@{k}" for way in WAYS for k in RECALL_AT))
-_TILE = 4096  # rows of scores held at a time, against _TILE columns
+_TILE = 1024  # rows and columns of scores held at a time: 4 MiB, which stay in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Where the matches stand.
+
+    Attributes:
+      asked: `(a,)`, the pictures that have a text, in order. Others only stand in the way.
+      image_to_text: of the pictures `asked` their best text among the texts of others.
+      text_to_image: of each text its picture among all others.
+      owner: `(m,)`, the picture of each text.
+    """
+
+    asked: np.ndarray
+    image_to_text: Standing
+    text_to_image: Standing
+    owner: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        """Recalls and median ranks by name, see `retrieval`."""
+        ways = dict(zip(WAYS, (self.image_to_text, self.text_to_image), strict=True))
+        metrics = {
+            f"{way}_recall@{k}": float(np.mean(found.hits(k)))
+            for way, found in ways.items()
+            for k in RECALL_AT
+        }
+        mean = float(np.mean(list(metrics.values())))
+        medians = {f"{way}_median_rank": float(np.median(r.rank())) for way, r in ways.items()}
+        return {**metrics, **medians, "mean_recall": mean}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap intervals of `RECALLS`, the same at every call.
+
+        Pictures are drawn with all their texts, which are not independent of each other.
+        """
+        picture = np.searchsorted(self.asked, self.owner)
+        columns = [self.image_to_text.hits(k) for k in RECALL_AT]
+        columns += [np.bincount(picture, self.text_to_image.hits(k)) for k in RECALL_AT]
+        rows = np.stack([*columns, np.bincount(picture)], axis=1)
+        sums = bootstrap.resampled(rows, np.random.default_rng(0))
+        half = len(RECALL_AT)
+        recalls = np.hstack([sums[:, :half] / len(rows), sums[:, half:-1] / sums[:, -1:]])
+        draws = np.column_stack([recalls.mean(axis=1), recalls])
+        return dict(zip(RECALLS, map(bootstrap.interval, draws.T), strict=True))
 
 
 def retrieval(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> dict[str, float]:
@@ -17,54 +67,76 @@ def retrieval(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> dict[str
     A picture is found by any of its texts; each text has one picture. Equal scores share their
     ranks: identical captions of different pictures are neither a hit for all nor for none.
 
-    Args:
-      zimg: unit embeddings `(n, d)`.
-      ztxt: unit embeddings `(m, d)`.
-      owner: `(m,)`, the picture of each text.
+    Args: as of `rank`.
 
     Returns:
       `image_to_text_recall@1`, ... in [0, 1], `image_to_text_median_rank` (the best is 1), the same
       for `text_to_image`, and `mean_recall`, the mean of all six recalls.
     """
-    both = image_ranks(zimg, ztxt, owner), text_ranks(zimg, ztxt, owner)
-    ranks = dict(zip(WAYS, both, strict=True))
-    metrics = {
-        f"{way}_recall@{k}": float(np.mean(rank <= k))
-        for way, rank in ranks.items()
-        for k in RECALL_AT
-    }
-    mean = float(np.mean(list(metrics.values())))
-    medians = {f"{way}_median_rank": float(np.median(rank)) for way, rank in ranks.items()}
-    return {**metrics, **medians, "mean_recall": mean}
+    return rank(zimg, ztxt, owner).metrics()
 
 
-def text_ranks(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """`(m,)`: the rank of each text's picture among all pictures."""
-    own = np.einsum("md,md->m", ztxt, zimg[owner])
-    return _ranks(ztxt, zimg, own, [np.array([i]) for i in owner])
+def rank(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> Ranking:
+    """Rank every text for every picture and the other way round, in one pass over their products.
+
+    Beside the embeddings it needs some 10 MiB and 50 bytes for each of them. They may be float16
+    or a memory map: parts are converted as they are needed. An embedding that is not a number
+    finds nothing and is not found.
+
+    Args:
+      zimg: unit embeddings `(n, d)`.
+      ztxt: unit embeddings `(m, d)`.
+      owner: `(m,)`, the picture of each text.
+    """
+    n, m = len(zimg), len(ztxt)
+    own = _own_scores(zimg, ztxt, owner)
+    best = np.full(n, -np.inf, np.float32)
+    np.fmax.at(best, owner, own)
+    images, texts = _Counts(best), _Counts(own)
+    for row in range(0, n, _TILE):
+        rows = slice(row, row + _TILE)
+        z = _float32(zimg[rows])
+        for column in range(0, m, _TILE):
+            columns = slice(column, column + _TILE)
+            scores = z @ _float32(ztxt[columns]).T
+            place = owner[columns] - row
+            here = np.flatnonzero((place >= 0) & (place < len(z)))
+            scores[place[here], here] = -np.inf  # what is right is counted apart
+            images.add(scores, rows)
+            texts.add(scores.T, columns)
+    asked, as_good = np.unique(owner), owner[own >= best[owner] - EQUAL]
+    return Ranking(
+        asked,
+        images.standing(np.bincount(as_good, minlength=n), m)[asked],
+        texts.standing(np.isfinite(own).astype(np.int32), n),
+        owner,
+    )
 
 
-def image_ranks(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """`(n,)`: the rank of each picture's best text among the texts of others."""
-    order = np.argsort(owner, kind="stable")
-    texts = np.split(order, np.cumsum(np.bincount(owner, minlength=len(zimg)))[:-1])
-    own = np.array([np.max(ztxt[mine] @ z) for mine, z in zip(texts, zimg, strict=True)])
-    return _ranks(zimg, ztxt, own, texts)
+class _Counts:
+    """Counts wrong answers above and beside the right one, tile by tile."""
+
+    def __init__(self, own: np.ndarray):
+        self._high, self._low = own[:, None] + EQUAL, own[:, None] - EQUAL
+        self._above, self._not_below = np.zeros((2, len(own)), np.int32)
+
+    def add(self, scores: np.ndarray, queries: slice) -> None:
+        """The scores of some queries with some of the answers."""
+        self._above[queries] += np.sum(scores > self._high[queries], axis=1, dtype=np.int32)
+        self._not_below[queries] += np.sum(scores >= self._low[queries], axis=1, dtype=np.int32)
+
+    def standing(self, right: np.ndarray, answers: int) -> Standing:
+        """`right`: how many right answers are as good as the best; 0 puts a query last of all."""
+        ties = np.where(right > 0, self._not_below - self._above, 0)
+        return Standing(np.where(right > 0, self._above, answers - 1), ties, right)
 
 
-def _ranks(
-    queries: np.ndarray, items: np.ndarray, own: np.ndarray, mine: Sequence[np.ndarray]
-) -> np.ndarray:
-    """1 + how many items of others score above `own`, and half of those that score the same."""
-    ranks = np.ones(len(queries))
-    for i in range(0, len(queries), _TILE):
-        rows = slice(i, i + _TILE)
-        for j in range(0, len(items), _TILE):
-            scores = queries[rows] @ items[j : j + _TILE].T
-            for row, items_of_row in enumerate(mine[rows]):
-                here = items_of_row[(items_of_row >= j) & (items_of_row < j + _TILE)]
-                scores[row, here - j] = -np.inf
-            # A product of matrices rounds otherwise than `own`: within that, scores are equal.
-            above = scores - own[rows, None]
-            ranks[rows] += np.sum(above > 1e-6, axis=1) + np.sum(np.abs(above) <= 1e-6, axis=1) / 2
-    return ranks
+def _own_scores(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """`(m,)`: of each text the score with its picture."""
+    parts = [slice(i, i + _TILE) for i in range(0, len(ztxt), _TILE)]
+    pairs = ((_float32(ztxt[part]), _float32(zimg[owner[part]])) for part in parts)
+    return np.concatenate([np.vecdot(text, image) for text, image in pairs])
+
+
+def _float32(z: np.ndarray) -> np.ndarray:
+    return np.asarray(z, np.float32)
