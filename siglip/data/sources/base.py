@@ -32,7 +32,8 @@ class Source(Protocol):
     """Samples in a fixed order with random access. Read by several threads at once; picklable.
 
     One that found something wrong while it was opened, and can be used all the same, says so in
-    `damage`; see `damage_of`.
+    `damage`; see `damage_of`. One that can tell a field of all samples without their pictures has
+    a method `column`; see `labels.column`.
     """
 
     def __len__(self) -> int: ...

@@ -73,6 +73,15 @@ class FolderSource:
     def keys(self) -> list[str]:
         return [_stem(name) for name in self._names.to_pylist()]
 
+    def column(self, field: str) -> list[str | None]:
+        """See `labels.column`."""
+        if field != "folder":
+            return [None] * len(self)
+        own = self._folder.rstrip("/").rpartition("/")[2]
+        return [
+            name.rpartition("/")[0].rpartition("/")[2] or own for name in self._names.to_pylist()
+        ]
+
     def fingerprint(self) -> str:
         """Changes with the names of the pictures; the files are not looked at."""
         return hashlib.sha256("\n".join(self._names.to_pylist()).encode()).hexdigest()

@@ -3,11 +3,48 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from siglip.config import UserError
 from siglip.data.sources.base import BadSample, Sample, Source, damage_of, listed
 
+_THREADS = 8
 _PROBES = 3  # samples that are looked at when a source is opened: the first may be a bad one
+
+
+def column(source: Source, field: str) -> list[Any]:
+    """`meta[field]` of all samples, None where there is none or the sample cannot be read.
+
+    A source reads no pictures for it where its format allows that, by a method of this name.
+    """
+    if hasattr(source, "column"):
+        return source.column(field)
+
+    def value(i: int) -> Any:
+        try:
+            return source[i].meta.get(field)
+        except BadSample:
+            return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(value, range(len(source))))
+
+
+def classes(source: Source, field: str) -> tuple[str, ...]:
+    """The names that stand in `meta[field]` for the numbers 0, 1, ... of classes; empty if there
+    are no such numbers."""
+    return source.classes(field) if hasattr(source, "classes") else ()
+
+
+def fields(source: Source) -> str:
+    """What the first samples have in `meta`, for a message."""
+    for i in range(min(_PROBES, len(source))):
+        try:
+            return listed(source[i].meta) or "nothing beside the picture"
+        except BadSample:
+            continue
+    return "nothing that can be read"
 
 
 class Labelled:

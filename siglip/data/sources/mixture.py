@@ -3,11 +3,13 @@
 import hashlib
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from siglip.config import UserError
 from siglip.data.sources.base import BadSample, Sample, Source, damage_of
+from siglip.data.sources.labels import column
 
 
 class Mixture:
@@ -45,6 +47,10 @@ class Mixture:
 
     def keys(self) -> list[str]:
         return list(itertools.chain.from_iterable(part.keys() for part in self.parts))
+
+    def column(self, field: str) -> list[Any]:
+        """See `labels.column`."""
+        return list(itertools.chain.from_iterable(column(part, field) for part in self.parts))
 
     def fingerprint(self) -> str:
         """Changes with a part, their order, or given weights."""

@@ -125,6 +125,17 @@ class ParquetSource:
         keys, names = keys or [None] * n, names or [None] * n
         return [_key(keys[i], names[i], *self._rows.place(i)) for i in self._kept]
 
+    def column(self, field: str) -> list[Any]:
+        """See `labels.column`."""
+        if field not in self._meta:
+            return [None] * len(self)
+        values = self._rows.columns([field])[field].to_pylist()
+        return [self._named(field, values[i]) for i in self._kept]
+
+    def classes(self, field: str) -> tuple[str, ...]:
+        """See `labels.classes`."""
+        return tuple(self._classes.get(field, ()))
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._rows.fingerprint().encode())
         digest.update(f"{self._image} {self._texts} {self._options}".encode())

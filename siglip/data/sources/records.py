@@ -169,6 +169,10 @@ class RecordSource:
         except BadSample:
             return _name(*self._records.place(i))
 
+    def classes(self, field: str) -> tuple[str, ...]:
+        """See `labels.classes`."""
+        return self._layout.classes.get(field, ())
+
     def fingerprint(self) -> str:
         facts = f"{self._records.fingerprint()} {self._layout}"
         return hashlib.sha256(facts.encode()).hexdigest()

@@ -80,10 +80,19 @@ class TableSource:
         return len(self._columns)
 
     def keys(self) -> list[str]:
-        column = self._columns[self._key]
+        return [self._key_of(cell) for cell in self._cells(self._key)]
+
+    def column(self, field: str) -> list[Any]:
+        """See `labels.column`."""
+        if field not in self._meta:
+            return [None] * len(self)
+        return [_plain(cell) for cell in self._cells(field)]
+
+    def _cells(self, name: str) -> list[Any]:
+        column = self._columns[name]
         if _is_text(column.type):
             column = column.cast(pa.large_binary())  # it may not be UTF-8
-        return [self._key_of(cell) for cell in column.to_pylist()]
+        return column.to_pylist()
 
     def fingerprint(self) -> str:
         """Changes with the cells of the columns in use and with their order."""

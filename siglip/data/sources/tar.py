@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class TarSource:
     def __init__(self, pattern: str, options: Options | None = None, *, captions: bool = True):
         options = options or Options()
         self.shards = files.expand(pattern)
-        self._captions, self._reads_texts = captions, captions or bool(options.label)
+        self._captions = captions
+        self._wanted = (IMAGE, JSON, TXT) if captions or options.label else (IMAGE,)
         self._fields = options.caption
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             self._indexes = list(pool.map(tar_index.load, self.shards))
@@ -75,21 +77,36 @@ class TarSource:
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
+    def column(self, field: str) -> list[Any]:
+        """See `labels.column`."""
+
+        def value(i: int) -> Any:
+            try:
+                return self._read(i, (JSON,))[3].get(field)
+            except BadSample:
+                return None
+
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(value, range(len(self))))
+
     def __getitem__(self, i: int) -> Sample:
-        key, where, image, meta, txt = self._read(i)
+        key, where, image, meta, txt = self._read(i, self._wanted)
         check_picture(image, where)
         captions = self._captions_of(meta, txt, where) if self._captions else ()
         return Sample(key, where, image, captions, meta)
 
-    def _read(self, i: int) -> tuple[str, str, bytes, dict[str, Any], bytes | None]:
-        """Key, where, picture, and what texts are wanted and there: the JSON and the .txt."""
+    def _read(
+        self, i: int, wanted: Sequence[int]
+    ) -> tuple[str, str, bytes, dict[str, Any], bytes | None]:
+        """Key, where, picture, and what texts are there: the JSON and the .txt; of these members
+        the `wanted` ones."""
         shard = int(np.searchsorted(self._ends, i, side="right"))
         index, path = self._indexes[shard], self.shards[shard]
         row = int(self._rows[shard][i - (self._ends[shard - 1] if shard else 0)])
         key = index.key(row)
         where = f"{path}: {key}"
         spans = index.spans[row].tolist()
-        members = [m for m in (IMAGE, JSON, TXT) if spans[m][0] and (not m or self._reads_texts)]
+        members = [m for m in wanted if spans[m][0]]
         try:
             found = files.read_spans(path, [(spans[m][0] * BLOCK, spans[m][1]) for m in members])
         except BadSample as error:
@@ -97,7 +114,7 @@ class TarSource:
             raise BadSample(error.kind, where, error.reason, again) from None
         data = dict(zip(members, found, strict=True))
         meta = _json_object(data[JSON], where) if JSON in data else {}
-        return key, where, data[IMAGE], meta, data.get(TXT)
+        return key, where, data.get(IMAGE, b""), meta, data.get(TXT)
 
     def _captions_of(self, meta: dict[str, Any], txt: bytes | None, where: str) -> tuple[str, ...]:
         txt = txt and txt.strip()
@@ -134,7 +151,7 @@ class TarSource:
         if not (self._captions and self._fields):
             return
         with contextlib.suppress(BadSample):  # which is told when it is met
-            _, where, _, meta, _ = self._read(0)
+            _, where, _, meta, _ = self._read(0, (JSON,))
             if "txt" not in self._fields and not {_field(f) for f in self._fields} & set(meta):
                 raise UserError(
                     f"{where}: its JSON has no field {', '.join(self._fields)}; set caption= to "

@@ -1,0 +1,1 @@
+"""What many results say together: a table (Markdown, CSV), and a page to look at."""
