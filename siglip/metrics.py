@@ -1,5 +1,6 @@
 """What a run reports: JSON lines, TensorBoard and a line of progress."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -61,7 +62,8 @@ def _until(content: bytes, step: int) -> int:
     """How many bytes of JSON lines are of no later step."""
     size = 0
     for line in content[: whole_lines(content)].splitlines(keepends=True):
-        if json.loads(line)["step"] > step:
+        record = _record(line)
+        if record is None or record["step"] > step:
             break
         size += len(line)
     return size
@@ -74,7 +76,15 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
         content = locate(path).read_bytes()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in content[: whole_lines(content)].splitlines()]
+    records = map(_record, content[: whole_lines(content)].splitlines())
+    return [record for record in records if record is not None]
+
+
+def _record(line: bytes) -> dict | None:
+    """None for what is no record: a machine that lost its power may leave zeros."""
+    with contextlib.suppress(ValueError):
+        return json.loads(line)
+    return None
 
 
 class Progress:

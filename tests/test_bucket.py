@@ -102,6 +102,7 @@ def test_checkpoints_are_saved_and_read_there(bucket, tiny_config):
 
     run = bucket / "run"
     with contextlib.closing(Checkpoints(run, Keep(2))) as checkpoints:
+        checkpoints.begin()
         assert checkpoints.step is None
         for step in (1, 2, 3):
             checkpoints.save(step, items(step), tiny_config, {}, {"step": step})

@@ -105,6 +105,7 @@ def test_damage_to_any_file_is_found(run, capsys, kind):
         for version in versions:
             path.unlink() if version is None else path.write_bytes(version)
             with contextlib.closing(Checkpoints(run.workdir, Keep(2))) as checkpoints:
+                checkpoints.begin()
                 told = capsys.readouterr().err
                 if checkpoints.step == NEWEST:
                     unnoticed.add(name)
@@ -170,6 +171,7 @@ def test_what_is_before_the_newest_cannot_stop_a_run(run, capsys):
     assert not capsys.readouterr().err and run.names() == {"2", "3"}
     arrays, metadata = run.truth[NEWEST]
     with contextlib.closing(Checkpoints(run.workdir, Keep(2))) as checkpoints:
+        checkpoints.begin()
         assert checkpoints.step == NEWEST
         checkpoints.save(4, arrays, run.config, metadata["inputs"], metadata["position"])
         assert checkpoints.wait() == 4

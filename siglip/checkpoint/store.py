@@ -37,6 +37,7 @@ from siglip.workdir import reason as why
 
 Items = dict[str, Any]  # name -> tree of arrays (or of shapes with shardings, to restore)
 
+_UNNAMED = ".orbax-checkpoint-tmp"  # in the name of a folder that is not complete
 _DAMAGED = ".damaged"  # what a folder's name ends with that is not looked at again
 _PATIENCE = 1200  # seconds for all hosts to have written; as long as Orbax waits
 
@@ -71,6 +72,7 @@ class Checkpoints:
         self._workdir, self._keep, self._items = workdir, keep, items
         self._folder = folder_of(workdir)
         self._saving: tuple[int, Any] | None = None
+        self._broken: list[int] = []
         self._failed = False  # the last save
         if keep is None and not self._folder.is_dir():
             raise cfg.UserError(
@@ -79,7 +81,7 @@ class Checkpoints:
         with self._readable():
             look = self._look if keep is None else self._look_once
             self.step = self._find(step) if step else look()
-            self._orbax = None if keep is None else self._open()
+        self._orbax: ocp.training.Checkpointer | None = None
         if keep is None and self.step is None:
             raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
         if keep is not None and self.step is not None and set(self.items) <= set(MODEL_ITEMS):
@@ -100,25 +102,50 @@ class Checkpoints:
                 f"{'read' if self._keep is None else 'written'}"
             ) from None
 
-    def _open(self) -> ocp.training.Checkpointer:
+    def begin(self) -> None:
+        """For a run: put aside what was damaged, clear away what is half written.
+
+        Apart from opening, so that a workdir that is refused stays as it is.
+        """
+        with self._readable():
+            if jax.process_index() == 0:
+                for step in self._broken:  # the run will come to this step again, and save it
+                    aside = self._folder / f"{step}{_DAMAGED}"
+                    aside.rmtree(missing_ok=True)
+                    (self._folder / str(step)).rename(aside)
+            self._open()
+
+    def _open(self) -> None:
         quieten()
+        if jax.process_index() == 0:
+            self._clear()
         context = ocp.Context()
         # On the first process, when all files are written and before the folder gets its name.
         context.async_options.post_finalization_callback = lambda: self._seal()
-        return ocp.training.Checkpointer(
+        self._orbax = ocp.training.Checkpointer(
             self._folder,
             context=context,
             # The training loop decides when to save.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=self._keep,
-            cleanup_tmp_directories=True,
         )
+
+    def _clear(self) -> None:
+        """Remove what is half written. Orbax would in a thread, which may come too late."""
+        if not self._folder.is_dir():
+            return
+        whole = set(saved_steps(self._workdir))
+        for path in self._folder.iterdir():
+            half = path.name.isdigit() and int(path.name) not in whole  # in a bucket
+            if half or _UNNAMED in path.name:
+                with contextlib.suppress(failures(path)):  # written to at this moment: next time
+                    path.rmtree()
 
     def _seal(self) -> None:
         step, metadata = self._to_seal
         unnamed = self._folder / str(step)
         if not is_remote(unnamed):  # in a bucket it has its name at once
-            (unnamed,) = self._folder.glob(f"{step}.orbax-checkpoint-tmp*")
+            (unnamed,) = self._folder.glob(f"{step}{_UNNAMED}*")
         (unnamed / METADATA).write_text(json.dumps(metadata))
         checksums.write(unnamed)
 
@@ -134,10 +161,7 @@ class Checkpoints:
                     broken |= {older: reason} if reason else {}
         for other, reason in broken.items():
             _tell(f"{self._folder / str(other)}: damaged ({reason}); step {step} is used instead")
-            if self._keep is not None:  # the run will come to this step again, and save it
-                aside = self._folder / f"{other}{_DAMAGED}"
-                aside.rmtree(missing_ok=True)
-                (self._folder / str(other)).rename(aside)
+        self._broken = list(broken)
         return step
 
     def _look_once(self) -> int | None:
@@ -232,14 +256,18 @@ class Checkpoints:
             it remembers.
         """
         self.wait()
-        if self._failed:
+        if self._failed or self._orbax is None:
             self._reopen()  # clears away what was written after it had failed
+            self._failed = False
         self._to_seal = step, {
             "config": cfg.to_dict(config), "inputs": inputs, "position": position,
             "keep_every": self._keep.every,
         }  # fmt: skip
         try:
-            self._saving = step, self._orbax.save_checkpointables_async(step, items)
+            if self._orbax is None:
+                raise OSError(f"{self._folder} cannot be read")
+            with self._not_for_ever(step):
+                self._saving = step, self._orbax.save_checkpointables_async(step, items)
         except failures(self._folder) as error:  # before anything was written
             self._saving = step, Failed(error)
 
@@ -277,11 +305,12 @@ class Checkpoints:
         self._failed = True
 
     def _reopen(self) -> None:
-        """Clears away what is half written."""
+        """Forget a save that failed; where nothing can be read either, the next save tries."""
         with contextlib.suppress(Exception):  # the same error once more
             self._orbax.close()
-        with self._readable():
-            self._orbax, self._failed = self._open(), False
+        self._orbax = None
+        with contextlib.suppress(failures(self._folder)):
+            self._open()
 
     def close(self) -> None:
         self.wait()

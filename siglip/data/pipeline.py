@@ -187,7 +187,7 @@ class Batches:
     def set_state(self, state: dict[str, Any]) -> None:
         self.close()
         self._next = state["next_index"]
-        self._skipped = set(state.get("skipped", ()))  # older checkpoints do not say
+        self._skipped = set(state["skipped"])
 
     def close(self) -> None:
         if self._iterator is not None and hasattr(self._iterator, "close"):

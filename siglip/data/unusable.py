@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -47,9 +48,14 @@ class Ledger:
         self._logged = set(self._log.content.splitlines(keepends=True)) if path else set()
         self._visits, self._bad_visits, self._least = 0, 0, min(samples, 1000)
         self._known: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
     def note(self, faults: Iterable[Fault]) -> None:
-        """Write them down, each once."""
+        """Write them down, each once. Several threads may."""
+        with self._lock:
+            self._note(faults)
+
+    def _note(self, faults: Iterable[Fault]) -> None:
         fresh = []
         for fault in faults:
             if fault[:2] in self._known:

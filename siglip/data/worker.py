@@ -12,6 +12,8 @@ SHOW_STACKS = signal.SIGURG  # to a worker process: a process that does not expe
 
 def begin(worker: int, workers: int) -> None:
     """Grain calls this first in every worker process."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job: a run that is
+        signal.signal(number, signal.SIG_IGN)  # asked to end needs batches until all hosts agree
     _show_stacks_when_asked(worker, workers)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from siglip import config as cfg
 from siglip.data.sources.base import listed
+from siglip.workdir import failures
+from siglip.workdir import reason as why
 
 WINDOW = 64  # losses of which a spike's median is taken
 SHOWN = 3  # keys of a bad batch in a message; a file has all
@@ -121,8 +123,8 @@ class Skips:
         shown = listed(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
         try:
             path.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
-        except OSError as error:  # must not hide the trouble
-            return f"{shown}; {path} cannot be written: {error.strerror}"
+        except failures(path) as error:  # must not hide the trouble
+            return f"{shown}; {path} cannot be written: {why(error)}"
         return f"{shown}: {path}"
 
     def _remedy(self) -> str:

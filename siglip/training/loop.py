@@ -79,6 +79,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
                 notes = checkpoints.check_same_run(config, fingerprints, force)
             else:
                 notes = given.notes()
+            checkpoints.begin()
 
         def start() -> Start:
             if not (done := checkpoints.step):
@@ -91,9 +92,8 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
         with watch("set up"):
             begin = start()
             if jax.process_index() == 0:
-                with told(workdir):
-                    (workdir / TOKENIZER).write_bytes(given.tokenizer.model)
-                    (workdir / PARAMETERS).write_text(rules.render(table) + "\n")
+                _write(workdir / TOKENIZER, given.tokenizer.model)
+                _write(workdir / PARAMETERS, f"{rules.render(table)}\n".encode())
                 lines = describe(run, table, abstract, begin.done)
                 print("\n".join([*lines, *notes]), flush=True)
         make_batches = functools.partial(
@@ -118,8 +118,17 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
         steps = Steps(run, compiled, batches, checkpoints, validation, fingerprints)
         train_state = steps(begin, start, given.train)
     if jax.process_index() == 0:
-        _finish(run)
+        with told(workdir):
+            _finish(run)
     return train_state
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    """Leave alone what is there already: others may be reading it."""
+    with told(path):
+        if not (path.exists() and path.read_bytes() == content):
+            with made(path) as here:
+                here.write_bytes(content)
 
 
 def _keep(run: Run) -> Keep:

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -89,7 +91,8 @@ class Profile:
         if self._first <= done + 1 <= self._last and not self._trace:  # also when resuming
             jax.block_until_ready(train_state)  # the steps before it do not belong to it
             self._trace = contextlib.ExitStack()
-            here = self._trace.enter_context(made(self._folder / f"from-{done + 1}"))
+            host = f"-host-{jax.process_index()}" if jax.process_count() > 1 else ""
+            here = self._trace.enter_context(made(self._folder / f"from-{done + 1}{host}"))
             jax.profiler.start_trace(here)
             self._trace.callback(jax.profiler.stop_trace)
         elif done == self._last:
@@ -174,19 +177,25 @@ class Evaluations:
         c = run.config
         every = in_steps(c.eval.every, "config.eval.every", c, run.samples, run.total)
         self._every = max(1, every)
-        # One that a run was stopped in, or before, is made up for.
+        # One that a run was stopped in, or before, is made up for. Where nothing was saved yet,
+        # what there is may be another configuration's.
+        self._last_kept = first or -1
         records = read_lines(run.workdir / EVALUATIONS)
-        self._there = {record["step"] for record in records if record["step"] <= first}
-        self._first = first
+        there = any(record["step"] == self._last_kept for record in records)
+        if jax.process_count() > 1:  # the first host decides: evaluating takes all of them
+            there = bool(multihost_utils.broadcast_one_to_all(np.array(there)))
+        self._done = {first} if there else set()
+        for step in [step for step in run.scores if step > self._last_kept]:
+            del run.scores[step]  # of what is done again
+        self._writer: MetricsWriter | None = None
 
-    @functools.cached_property
-    def _writer(self) -> MetricsWriter | None:
-        if jax.process_index() == 0:
-            return MetricsWriter(self._run.workdir, self._first, EVALUATIONS)
-        return None
+    def begin(self) -> None:
+        """Before the first step."""
+        if self._validation and jax.process_index() == 0:
+            self._writer = MetricsWriter(self._run.workdir, self._last_kept, EVALUATIONS)
 
     def due(self, step: int) -> bool:
-        if self._validation is None or step in self._there:
+        if self._validation is None or step in self._done:
             return False
         return step % self._every == 0 or step == self._run.total
 
@@ -204,14 +213,14 @@ class Evaluations:
                 f"({time.monotonic() - start:.1f} s)",
                 flush=True,
             )
-        self._there.add(step)
+        self._done.add(step)
         best = self._run.config.train.best
         if best:
             self._run.scores[step] = metrics[best]
 
     def close(self) -> None:
-        if writer := self.__dict__.get("_writer"):  # where one was needed
-            writer.close()
+        if self._validation and self._writer:
+            self._writer.close()
 
 
 def summarise(run: Run) -> None:

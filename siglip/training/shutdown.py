@@ -25,9 +25,9 @@ class Interrupted(cfg.Stopped):
 class Shutdown:
     """Whether a run was asked to end, by SIGTERM or Ctrl-C: the same answer on all hosts.
 
-    A second signal ends the process at once. Of several hosts each hears what any of them is sent:
-    JAX's preemption service finds a moment that none of them has passed. It handles SIGTERM, and
-    Ctrl-C is handed to it.
+    A second signal ends the process at once; where there are several hosts, when they have agreed.
+    Each hears what any of them is sent: JAX's preemption service finds a moment that none of them
+    has passed. It handles SIGTERM, and Ctrl-C is handed to it.
     """
 
     def __init__(self):
@@ -67,6 +67,8 @@ class Shutdown:
         if self._several and not self._agreed:
             self._asked += 1
             self._agreed = multihost_utils.reached_preemption_sync_point(self._asked)
+            if self._agreed and self._before:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process
         return self._agreed if self._several else self._signal is not None
 
     def check(self) -> None:

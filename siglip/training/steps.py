@@ -100,6 +100,7 @@ class Steps:
             self._evaluations = closing(Evaluations(run, self._validation, done))
             if done == run.total and not self._evaluations.due(done):
                 return train_state
+            self._evaluations.begin()
             self._reporter = closing(Reporter(run, done))
             train_state, done, ended = self._advance(train_state, done)
             run.watchdog(f"step {done}: writing its checkpoint")

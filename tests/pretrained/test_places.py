@@ -122,9 +122,14 @@ class Bucket(MemoryFileSystem):
         return super().get_file(*args, **kwargs)
 
 
-def test_a_bucket_is_read_once(monkeypatch):
+@pytest.fixture
+def bucket():
     fsspec.register_implementation("gs", Bucket, clobber=True)
-    bucket = fsspec.filesystem("gs")
+    yield fsspec.filesystem("gs")
+    fsspec.register_implementation("gs", "gcsfs.GCSFileSystem", clobber=True)
+
+
+def test_a_bucket_is_read_once(bucket):
     for file in MODEL.iterdir():
         bucket.pipe_file(f"/mine/model/{file.name}", file.read_bytes())
     bucket.pipe_file("/mine/model/optimizer.bin", b"not wanted")
