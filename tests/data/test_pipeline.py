@@ -1,7 +1,11 @@
 """The n-th global batch depends on the configuration and n alone."""
 
+import contextlib
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -114,6 +118,14 @@ def test_worker_processes_make_the_same_batches(tiny_config):
     config = change(tiny_config, processes=2, threads=1, prefetch=2)
     made, state = batches(config, 4)
     assert_equal(made, reference)
+    # A signal to all processes of a job is the run's to heed.
+    source, tokenizer = TarSource(config.data.train), Tokenizer(config.text, 6)
+    with contextlib.closing(pipeline.train_batches(config, source, tokenizer)) as iterator:
+        first = next(iterator)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGTERM)
+            os.kill(child.pid, signal.SIGINT)
+        assert_equal([first, *(next(iterator) for _ in range(3))], reference)
     # What processes began, threads continue.
     assert_equal(batches(tiny_config, 1, start=state)[0], batches(config, 1, start=state)[0])
 

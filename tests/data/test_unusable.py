@@ -1,5 +1,6 @@
 """What cannot be used is counted once, told sparingly, and too much of it ends a run."""
 
+import concurrent.futures
 import json
 
 import pytest
@@ -41,3 +42,14 @@ def test_the_share_decides_and_the_first_few_do_not():
     with pytest.raises(UserError, match="1 of 10"):
         Ledger(0.0, 100).count(1, used=9)
     Ledger(1.0, 100).count(100, used=0)
+
+
+def test_threads_note_each_fault_once(tmp_path):
+    ledger = Ledger(1.0, 10, tmp_path / "log.jsonl", tell=lambda _: None)
+    noted = faults(*range(300))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda fault: ledger.note([fault]), [*noted, *noted]))
+    ledger.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["where"] for line in lines) == sorted(f.where for f in noted)
+    assert ledger.counts["no caption"] == 300

@@ -126,7 +126,7 @@ class Bucket(MemoryFileSystem):
 def bucket():
     fsspec.register_implementation("gs", Bucket, clobber=True)
     yield fsspec.filesystem("gs")
-    fsspec.register_implementation("gs", "gcsfs.GCSFileSystem", clobber=True)
+    fsspec.register_implementation("gs", fsspec.get_filesystem_class("gcs"), clobber=True)
 
 
 def test_a_bucket_is_read_once(bucket):

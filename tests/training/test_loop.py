@@ -3,14 +3,9 @@
 import contextlib
 import dataclasses
 import io
-import json
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -18,11 +13,10 @@ import pytest
 import sentencepiece
 
 from siglip import config as cfg
-from siglip.checkpoint import TOKENIZER, Checkpoints
+from siglip.checkpoint import TOKENIZER
 from siglip.metrics import JSONL, read_lines
-from siglip.parallel import mesh as meshes
-from siglip.training import loop, optimizer, reporting, state
-from tests.conftest import EMOJI, ROOT
+from siglip.training import loop, reporting
+from tests.conftest import EMOJI
 from tests.data.sources.test_tar import picture_bytes, write_tar
 
 # What a clock measures, and so differs from run to run.
@@ -109,44 +103,6 @@ def test_stopped_and_resumed_equals_uninterrupted(tiny_config, tmp_path, monkeyp
     resumed = loop.train(tiny_config, tmp_path / "cut")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert_same_state(resumed, whole)
-
-
-def run_process(config, workdir, **popen):
-    """A run of its own process, with two devices."""
-    path = workdir.parent / "config.json"
-    path.write_text(json.dumps(cfg.to_dict(config)))
-    code = (
-        "import json, sys; from siglip import config as cfg; from siglip.training import loop; "
-        "loop.train(cfg.from_dict(json.load(open(sys.argv[1]))), sys.argv[2])"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2"}
-    return subprocess.Popen([sys.executable, "-c", code, path, workdir], env=env, **popen)
-
-
-def test_killed_and_run_again_equals_uninterrupted(tiny_config, tmp_path):
-    """SIGKILL in the middle of a run, from outside, at a moment nobody chose."""
-    config = change(tiny_config, "train", duration="60 steps", checkpoint_every=5)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_process(config, whole).wait() == 0
-
-    process = run_process(config, killed)
-    deadline = time.monotonic() + 120
-    while len(losses(killed)) < 12 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    logged = len(losses(killed))
-    assert 12 <= logged < 60, "killed too late to be a test"
-    assert run_process(config, killed).wait() == 0
-
-    assert losses(killed) == losses(whole)
-    tx = optimizer.make_optimizer(config)
-    one_device = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
-    items = state.abstract(config, tx, one_device).to_items()
-    ours, expected = Checkpoints(killed), Checkpoints(whole)
-    assert ours.step == expected.step == 60
-    assert ours.metadata == expected.metadata
-    assert_same_state(ours.restore(items), expected.restore(items))
 
 
 def test_another_configuration_is_refused(tiny_config, tmp_path):
