@@ -63,7 +63,7 @@ plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do t
 	$(BIN)/python -m pytest -m slow tests/test_plan.py
 	$(BIN)/python -m benchmarks.plans
 
-torture: $(VENV)/.installed-dev  ## kill a run a hundred times, at random, and compare (minutes)
+torture: $(VENV)/.installed-dev  ## kill a run a hundred times, at random, and compare (a quarter of an hour)
 	$(BIN)/python -m benchmarks.torture
 
 PILLOW := pillow-13.0.0
