@@ -65,6 +65,7 @@ plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do t
 
 torture: $(VENV)/.installed-dev  ## kill a run a hundred times, at random, and compare (a quarter of an hour)
 	$(BIN)/python -m benchmarks.torture
+	$(BIN)/python -m pytest -n 0 -m slow tests/training/test_topologies.py
 
 PILLOW := pillow-13.0.0
 malformed: $(VENV)/.installed-dev  ## decode the broken pictures of Pillow's own tests (47 MB)
