@@ -137,9 +137,10 @@ def batches(config, source, wanted, hosts=1):
         for i in range(hosts)
     ]
     for n in wanted:
+        position = {"next_index": n, "skipped": []}
         for iterator in iterators:
-            if iterator.get_state() != {"next_index": n}:
-                iterator.set_state({"next_index": n})
+            if iterator.get_state() != position:
+                iterator.set_state(position)
         parts = [next(iterator) for iterator in iterators]
         whole = {k: np.stack([p[k] for p in parts], axis=1) for k in parts[0]}
         made.append({k: x.reshape(-1, *x.shape[2:]) for k, x in whole.items()})
