@@ -2,20 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The releases that were tested; CONSTRAINTS=/dev/null takes the newest that the requirements allow.
+CONSTRAINTS := constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 WORKDIR ?= runs/quickstart
 # glibc hands freed arrays back to the system, and every step pays for fresh pages again. Keeping
 # 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
 export MALLOC_TOP_PAD_ := 268435456
 
-.PHONY: help quickstart test lint format parity bench plans malformed torture clean
+.PHONY: help quickstart test lint format parity bench plans malformed torture constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Stamps: a target installs again only when the requirements change.
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,7 +37,7 @@ $(VENV)/.installed-parity: $(VENV)/.installed-dev requirements-parity.txt
 
 quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 CPU cores
 	$(BIN)/python train.py --config configs/quickstart.py --workdir $(WORKDIR)
-	$(BIN)/python eval.py --workdir $(WORKDIR)
+	$(BIN)/python eval.py --config configs/eval.py:quickstart --config.model=$(WORKDIR) --config.output=$(WORKDIR)/results
 
 test: $(VENV)/.installed-dev  ## the tests: minutes, no network
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -74,6 +76,9 @@ malformed: $(VENV)/.installed-dev  ## decode the broken pictures of Pillow's own
 	@$(BIN)/python -m pip download -q --no-deps --no-binary pillow --require-hashes -r build/pillow/pin.txt -d build/pillow
 	@tar -xzf build/pillow/$(PILLOW).tar.gz -C build/pillow $(PILLOW)/Tests/images
 	SIGLIP_PILLOW_IMAGES=build/pillow/$(PILLOW)/Tests/images $(BIN)/python -m pytest -n 0 -s tests/data/test_malformed.py
+
+constraints: $(VENV)/.installed-dev  ## pin what build/3.11 and build/3.12 have (CONTRIBUTING.md)
+	$(BIN)/python -m tests.fixtures.make_constraints build/3.11 build/3.12
 
 clean:  ## remove caches; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -1,8 +1,9 @@
-"""Evaluate a trained SigLIP: zero-shot classification of a held-out set.
+"""Evaluate a model: zero-shot classification and retrieval by named protocols.
 
-    python eval.py --workdir runs/quickstart
+    python eval.py --config configs/eval.py --config.model=runs/quickstart \
+        --config.tasks=imagenet=/data/imagenet,coco=/data/coco
 
-The recipe is the one saved with the checkpoint. With --config, its `eval` section is used instead.
+Data, tasks and protocols: docs/evaluation.md. Results go to --config.output.
 """
 
 from absl import flags
@@ -10,16 +11,18 @@ from ml_collections import config_flags
 
 from siglip import entry
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: path[:argument].")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-flags.mark_flag_as_required("workdir")
+CONFIG = config_flags.DEFINE_config_file("config", None, "What to evaluate: path[:argument].")
+flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    config = entry.read_config(CONFIG) if CONFIG.value is not None else None
-    from siglip.evaluation import run
+    from siglip.parallel import hosts
 
-    run.evaluate_workdir(WORKDIR.value, config)
+    hosts.join()  # before anything asks JAX for its devices
+    config = entry.read_suite(CONFIG)
+    from siglip.evaluation import suite
+
+    suite.evaluate(config)
 
 
 if __name__ == "__main__":

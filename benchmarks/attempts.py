@@ -29,7 +29,7 @@ RECIPE = (
     "--config.model.image.mlp_dim=48", "--config.model.image.heads=4",
     "--config.model.text.width=24", "--config.model.text.mlp_dim=48",
     "--config.model.text.out_dim=24", "--config.data.batch_size=16", "--config.data.threads=2",
-    "--config.optimizer.warmup=20 steps", "--config.optimizer.ema=0.9", "--config.eval.data=",
+    "--config.optimizer.warmup=20 steps", "--config.optimizer.ema=0.9",
     "--config.data.holdout=0.05", "--config.eval.every=30 steps",
     "--config.train.best=validation/mean_recall", "--config.train.log_every=1",
     "--config.train.checkpoint_every=4",

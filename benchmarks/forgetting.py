@@ -30,7 +30,8 @@ PHOTOS = ROOT / "runs/photos"
 COMMON = (
     f"--config.init={ROOT / 'runs/quickstart'}", f"--config.data.train={PHOTOS / 'train'}",
     f"--config.data.validation={PHOTOS / 'heldout'}", "--config.data.batch_size=128",
-    "--config.data.cache_mb=512", f"--config.eval.data={EMOJI / 'heldout-00000.tar'}",
+    "--config.data.cache_mb=512", "--config.eval.protocol=name_only",
+    f"--config.eval.tasks=emoji={EMOJI / 'heldout-00000.tar'}?label=name&kind=classification",
 )  # fmt: skip
 FROM_SCRATCH = "--config.optimizer.learning_rate=1e-3"
 REHEARSAL = f"{PHOTOS / 'train'}?weight=1 + {EMOJI / 'train-{00000..00003}.tar'}?weight=2"
@@ -43,7 +44,7 @@ RECIPES = {
         f"--config.data.train={REHEARSAL}", FROM_SCRATCH, "--config.train.duration=1000 steps",
     ),
 }  # fmt: skip
-MEASURES = {"recall": "validation/mean_recall", "zeroshot": "zeroshot/top1"}
+MEASURES = {"recall": "validation/mean_recall", "zeroshot": "emoji/acc1"}
 
 
 def main() -> None:

@@ -31,6 +31,5 @@ def get_config():
         # Decay is not multiplied by the learning rate: torch would call this 0.5.
         optimizer=cfg.Optimizer(learning_rate=2e-3, weight_decay=1e-3, warmup="100 steps"),
         train=cfg.Train(duration="9000 steps", log_every=250, checkpoint_every=1000),
-        eval=cfg.Evaluation(data=f"{EMOJI}/heldout-00000.tar", pixel_nn=True),
     )
     return recipes.to_flags(config)

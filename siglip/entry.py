@@ -106,6 +106,11 @@ def read_config(flag, workdir: str | None = None) -> Config:
     return validate(from_dict(values))
 
 
+def read_suite(flag) -> cfg.Suite:
+    """The value of a `--config` flag that says what to evaluate."""
+    return from_dict(_values(flag), cfg.Suite)
+
+
 def _values(flag) -> dict[str, Any]:
     try:
         return flag.value.to_dict()
@@ -128,7 +133,9 @@ def _help(argv: Sequence[str]) -> str:
         return "\n".join([*lines, "--config RECIPE --help lists the fields of a recipe."])
     lines += [f"Fields of {recipe}, to be overridden with --config.FIELD=VALUE:", ""]
     overrides = [arg for arg in argv if arg.startswith("--config.")]
-    rows = list(fields(from_dict(_values(_flag(recipe, overrides)), partial=True)))
+    values = _values(_flag(recipe, overrides))
+    kind = cfg.Suite if "tasks" in values else Config
+    rows = list(fields(from_dict(values, kind, partial=True)))
     width = max(len(name) for name, _, _ in rows)
     for name, value, comment in rows:
         shown = "(the checkpoint's)" if value is None else repr(value)

@@ -75,7 +75,6 @@ def tiny_config(tiny_model) -> cfg.Config:
             data=cfg.Data(train=str(EMOJI / "train-00000.tar"), batch_size=16, threads=2),
             optimizer=cfg.Optimizer(learning_rate=3e-3, warmup="2 steps"),
             train=cfg.Train(duration="10 steps", log_every=1, checkpoint_every=4),
-            eval=cfg.Evaluation(data=str(EMOJI / "heldout-00000.tar"), pixel_nn=True),
         )
     )
 

@@ -82,7 +82,7 @@ def test_integers_serve_as_floats(tiny_config):
             "nearest",
             "must be one of bicubic, bilinear, torch_bicubic, torch_bilinear",
         ),
-        ("eval.template", "a photo", r"must contain \{\}"),
+        ("image.shape", "stretch", "must be one of squash, crop"),
         ("model.dtype", "float16", "must be one of float32, bfloat16"),
         ("model.image.heads", 5, "must be a multiple of heads=5"),
         ("model.image.patch_size", 31, "must be at least patch_size=31"),

@@ -26,7 +26,7 @@ ENVIRONMENT = {
 }  # fmt: skip
 ARGUMENTS = [
     "--config", "configs/siglip_b16.py:256", "--workdir", "/runs/b 16",
-    "--config.data.train=/data/pairs-{00000..01999}.tar", "--config.eval.template=it's {} & $HOME",
+    "--config.data.train=/data/pairs-{00000..01999}.tar", "--config.eval.protocol=it's {} & $HOME",
 ]  # fmt: skip
 
 

@@ -3,19 +3,19 @@
 import argparse
 
 from siglip import __version__, environment
-from siglip.cli import checkpoint, data, models, plan
+from siglip.cli import checkpoint, data, evaluate, models, plan
 from siglip.entry import user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="siglip",
-        description="Use SigLIP models, released ones and those trained here; look at data; plan "
-        "runs.",
+        description="Use and evaluate SigLIP models, released ones and those trained here; look at "
+        "data; plan runs.",
     )
     parser.add_argument("--version", action="version", version=f"siglip {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (models, data, plan, checkpoint):
+    for group in (models, evaluate, data, plan, checkpoint):
         group.add(verbs)
     args, rest = parser.parse_known_args(argv)
     # As absl has it in train.py, a value may stand behind its flag.

@@ -20,8 +20,8 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
         help="workdir of a run (runs/x@best: its best checkpoint), released model (see `siglip "
         "models`), hub repository, file, folder",
     )  # fmt: skip
-    _add_adapters(verb)
-    _add_preprocessing(verb)
+    add_adapters(verb)
+    add_preprocessing(verb)
     verb.add_argument("--dtype", choices=("float32", "bfloat16"), help="of matrix products")
     verb.add_argument(
         "--image-size", type=int, metavar="PIXELS",
@@ -30,11 +30,11 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--batch-size", type=int, default=64, metavar="N", help="default %(default)s")
 
 
-def _add_adapters(verb: argparse.ArgumentParser) -> None:
+def add_adapters(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--adapters", metavar="FILE", help="low-rank adapters trained beside it")
 
 
-def _add_preprocessing(verb: argparse.ArgumentParser) -> None:
+def add_preprocessing(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--profile", choices=(*STACKS, "native"),
         help="preprocessing; default: of the checkpoint's origin; native: of models trained here",
@@ -150,8 +150,8 @@ def _add_convert(verbs) -> None:
         "--to", required=True, choices=(*STACKS, "adapters"),
         help="adapters: those of a run alone, into a .safetensors file",
     )  # fmt: skip
-    _add_adapters(verb)
-    _add_preprocessing(verb)
+    add_adapters(verb)
+    add_preprocessing(verb)
     verb.set_defaults(run=_convert)
 
 

@@ -18,6 +18,7 @@ from siglip.config.schema import (
     RESIZE,
     RGB,
     SCHEDULES,
+    SHAPES,
     TRAIN_RESIZE,
     UNITS,
     Config,
@@ -30,6 +31,7 @@ from siglip.config.schema import (
     Model,
     Optimizer,
     Rules,
+    Suite,
     Text,
     TextTower,
     Train,
@@ -38,8 +40,8 @@ from siglip.config.values import differences, duration, from_dict, to_dict, wind
 
 __all__ = [
     "AGAIN", "ATTENTION", "CLEAN", "EXPORTS", "ON_NONFINITE", "OPTIMIZERS", "REMAT", "REQUIRED",
-    "RESIZE", "RGB", "SCHEDULES", "TRAIN_RESIZE", "UNITS", "Config", "Data", "Evaluation", "Image",
-    "ImageTower", "Loss", "Mesh", "Model", "Optimizer", "Rules", "Stopped", "Text", "TextTower",
-    "Train", "UserError", "check_word", "did_you_mean",
+    "RESIZE", "RGB", "SCHEDULES", "SHAPES", "TRAIN_RESIZE", "UNITS", "Config", "Data",
+    "Evaluation", "Image", "ImageTower", "Loss", "Mesh", "Model", "Optimizer", "Rules", "Stopped",
+    "Suite", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
     "differences", "duration", "from_dict", "to_dict", "validate", "window",
 ]  # fmt: skip

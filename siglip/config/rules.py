@@ -14,6 +14,7 @@ from siglip.config.schema import (
     RESIZE,
     RGB,
     SCHEDULES,
+    SHAPES,
     TRAIN_RESIZE,
     Config,
     Model,
@@ -67,6 +68,7 @@ _WORDS = {
     "text.clean": CLEAN,
     "image.resize": RESIZE,
     "image.rgb": RGB,
+    "image.shape": SHAPES,
     "data.resize": TRAIN_RESIZE,
     "export": EXPORTS,
 }
@@ -123,7 +125,6 @@ def validate(config: Config) -> Config:
     vocabulary = config.model.text.vocab_size
     require("text.pad_id", in_vocabulary, f"must be below model.text.vocab_size={vocabulary}")
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "must be -1 or above 0")
-    require("eval.template", "{}" in config.eval.template, "must contain {} for the class name")
     return config
 
 

@@ -17,6 +17,10 @@ RESIZE = {
     "torch_bilinear": "torchvision's, antialiased (transformers, SigLIP 2)",
     "tf_bilinear": "TensorFlow's, without antialias, truncated to 8 bits (big_vision)",
 }
+SHAPES = {
+    "squash": "both sides to the model's, whatever they were (SigLIP)",
+    "crop": "the short side to the model's, then the middle (torchvision, OpenCLIP's shortest)",
+}
 RGB = {
     "on_white": "transparent pixels on white, then resized",
     "drop_alpha": "transparency of files dropped, else on white, then resized (transformers)",
@@ -128,9 +132,10 @@ class Text:
 class Image:
     """How a picture becomes pixels in [-1, 1]. Belongs to the model like `Text`."""
 
-    resize: str = "bicubic"  # to the square, whatever the picture's shape; one of RESIZE
+    resize: str = "bicubic"  # how pixels are computed; one of RESIZE
     rgb: str = "on_white"  # how a picture of another mode becomes RGB; one of RGB
     upright: bool = True  # turn a file's picture as its EXIF orientation says
+    shape: str = "squash"  # how it becomes a square, where it is seen whole; one of SHAPES
     mean: float = 0.5
     std: float = 0.5
 
@@ -221,14 +226,35 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    data: str = ""  # labelled pictures in any format, see docs/data.md
-    label: str = "name"  # field of a sample that holds its class name
-    template: str = "{}"
-    batch_size: int = 256
-    pairs: int = 5000  # of data.validation that a run is judged by, at most, spread over them
+    """How a run is judged while it learns: on pairs held out, and on tasks."""
+
     every: str = ""  # duration between evaluations of a run, which then begins with one; "": none
-    # Also score copying the nearest training picture: for training sets that are read in seconds.
-    pixel_nn: bool = False
+    pairs: int = 5000  # of data.validation that a run is judged by, at most, spread over them
+    tasks: str = ""  # such as "imagenet=/data/imagenet", several with commas; docs/evaluation.md
+    protocol: str = "big_vision"  # how tasks ask for a class; or a file of prompts
+    batch_size: int = 256  # over all devices and hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What `eval.py` does: a model, tasks, and how they are asked."""
+
+    model: str = REQUIRED  # a run, released model, repository, file or folder
+    tasks: str = REQUIRED  # such as "imagenet,pets=/data/pets", see docs/evaluation.md
+    data: str = ""  # where tasks are that do not say: a place, one with {} for the name, or "tfds"
+    protocol: str = "big_vision"  # open_clip, best7, name_only, a file of prompts; several with ,
+    output: str = "results"  # folder of the results
+    # Preprocessing is the checkpoint's own; what is set here is another.
+    profile: str = ""  # of a stack: huggingface, open_clip, big_vision, or native
+    shape: str = ""  # squash or crop
+    image_size: int = 0  # pixels
+    tokenizer: str = ""  # a vocabulary file, or a folder to look in
+    adapters: str = ""  # a file of low-rank adapters
+    dtype: str = ""  # of matrix products, float32 or bfloat16
+    batch_size: int = 256  # over all devices and hosts
+    fsdp: int = 1  # devices that the weights are spread over
+    # Training pictures: also score copying the label of the one with the nearest pixels.
+    pixel_nn: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 Record = Mapping[str, float]
 
-_PERCENT = ("recall", "top1", "top5")
+_PERCENT = ("recall", "acc")
 
 
 def best(records: Sequence[Record], metric: str) -> Record | None:
@@ -59,8 +59,8 @@ def _show(name: str, record: Record) -> str:
 
 def line(record: Record) -> str:
     """The few metrics that say most, in a line."""
-    wanted = ("validation/loss", "validation/mean_recall", "zeroshot/top1")
-    return ", ".join(f"{name} {_show(name, record)}" for name in wanted if name in record)
+    wanted = ("validation/loss", "/mean_recall", "/acc1")
+    return ", ".join(f"{name} {_show(name, record)}" for name in record if name.endswith(wanted))
 
 
 def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
@@ -70,15 +70,15 @@ def curves(path: str | os.PathLike, records: Sequence[Record]) -> None:
     names = _names(records)
     panels = [
         ("validation loss", [n for n in names if n.endswith("/loss")]),
-        ("retrieval of held-out pairs", [n for n in names if "recall" in n]),
-        ("zero-shot accuracy", [n for n in names if n.startswith("zeroshot/")]),
+        ("retrieval", [n for n in names if "recall@" in n or n.endswith("/mean_recall")]),
+        ("zero-shot accuracy", [n for n in names if "/acc" in n or "per_class" in n]),
     ]
     panels = [(title, members) for title, members in panels if members]
     figure = Figure(figsize=(5 * len(panels), 3.6))
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, members) in zip(axes[0], panels, strict=True):
         for name in members:
-            label = name.partition("/")[2].replace("_", " ")
+            label = name.removeprefix("validation/").replace("_", " ")
             measured = [record for record in records if name in record]
             steps = [record["step"] for record in measured]
             axis.plot(steps, [record[name] for record in measured], marker=".", label=label)

@@ -35,9 +35,8 @@ def protocol_facts(protocol: Protocol, dataset: str, class_names: str = "") -> F
 
 
 def preprocessing_facts(
-    image: cfg.Image, text: cfg.Text, *, image_size: int, text_length: int, tokenizer: str,
-    shape: str = "squash",
-) -> Facts:  # fmt: skip
+    image: cfg.Image, text: cfg.Text, *, image_size: int, text_length: int, tokenizer: str
+) -> Facts:
     """How pictures and texts reach the model.
 
     Args:
@@ -46,11 +45,9 @@ def preprocessing_facts(
       image_size: pixels of a side.
       text_length: tokens.
       tokenizer: its fingerprint, a hash of the vocabulary.
-      shape: how a picture becomes square, "squash" or "crop".
     """
     return {
         **dataclasses.asdict(image),
-        "shape": shape,
         "image_size": image_size,
         **dataclasses.asdict(text),
         # Where it lies says nothing about it, and differs between machines.

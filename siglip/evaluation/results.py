@@ -56,6 +56,7 @@ class Result:
       date: of its end, ISO 8601.
       device: its kind, and how many.
       command: what was typed.
+      notes: what a reader should know of the data, a line each.
       path: of the file that it was read from.
     """
 
@@ -76,6 +77,7 @@ class Result:
     date: str = ""
     device: str = ""
     command: str = ""
+    notes: tuple[str, ...] = ()
     path: str = dataclasses.field(default="", compare=False)
 
     @property
@@ -145,7 +147,8 @@ class Result:
             fields["intervals"][name] = tuple(ends)
         headline = _check(where, "headline", data.get("headline") or [], list, "a list")
         fields["headline"] = tuple(name for name in headline if name in fields["metrics"])
-        return cls(**fields)
+        notes = _check(where, "notes", data.get("notes") or [], list, "a list")
+        return cls(**fields, notes=tuple(map(str, notes)))
 
 
 def retrieval_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,84 +1,228 @@
-"""The evaluation of a training run, from its workdir to the report."""
+"""The suite: a model, tasks and protocols in, results out."""
 
-import contextlib
-import os
+import dataclasses
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import jax
+import numpy as np
 
 from siglip import config as cfg
-from siglip.checkpoint import MODEL_ITEMS, Checkpoints
-from siglip.data.sources import open_source
-from siglip.evaluation import report, zeroshot
-from siglip.metrics import JSONL, read_lines
-from siglip.pretrained.load import load
-from siglip.workdir import locate, made
+from siglip.data import images
+from siglip.data.sources import BadSample
+from siglip.encoder import encoder_of
+from siglip.evaluation import classes, details, measure, neighbours, provenance, results
+from siglip.evaluation.classification import Scores
+from siglip.evaluation.protocols import Protocol
+from siglip.evaluation.results import Result, retrieval_metrics
+from siglip.evaluation.retrieval import Ranking
+from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
+from siglip.inference import Model
+from siglip.metrics import Progress
+from siglip.parallel import agree
+from siglip.pretrained.identity import Identity
+
+_REPORT_SECONDS = 10.0
+_THUMBNAILS = 24
 
 
-def evaluate_workdir(workdir: str | os.PathLike, override: cfg.Config | None = None) -> dict:
-    """Zero-shot classification by the latest checkpoint; writes the report into the workdir.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A model on a task, asked by a protocol.
 
-    Returns what `report.json` holds. `override` replaces the checkpoint's `eval` section.
+    Attributes:
+      result: the numbers, and what they hang on.
+      details: what a page draws beyond them; None for retrieval.
+      scores: of every picture.
+      names: of the classes, as they were asked for.
     """
-    start = time.monotonic()
-    with contextlib.closing(Checkpoints(workdir, items=MODEL_ITEMS)) as checkpoints:
-        config = checkpoints.config()
-        evaluation = (override or config).eval
-        source = open_source(evaluation.data)
-        train = open_source(config.data.train) if evaluation.pixel_nn else None
-    model = load(workdir, batch_size=evaluation.batch_size)
-    result = zeroshot.evaluate(model, source, evaluation)
-    scored = time.monotonic()
-    pixel_nn = None
-    if train:
-        size = config.model.image.image_size
-        pixel_nn = zeroshot.pixel_nearest_neighbour(
-            train, source, evaluation.label, size, config.image
+
+    result: Result
+    details: details.Details | None
+    scores: Scores | Ranking
+    names: tuple[str, ...] = ()
+
+
+class Evaluator:
+    """A model that is asked about tasks, on all devices of its mesh; by all hosts alike.
+
+    Args:
+      model: of both towers.
+      identity: which weights these are.
+      name: what was typed for them.
+      cache: folder where embeddings of classes are kept; None: they are computed each time.
+      pixel_nn: training pictures, see `neighbours.accuracy`; "": no such baseline.
+    """
+
+    def __init__(
+        self, model: Model, identity: Identity, name: str = "", cache: pathlib.Path | None = None,
+        pixel_nn: str = "",
+    ):  # fmt: skip
+        if "t" not in model.params:
+            raise cfg.UserError(f"{name}: a checkpoint of one tower; an evaluation needs both")
+        self._model, self._identity, self._name = model, identity, name
+        self._pixel_nn = pixel_nn
+        self._preprocessing = _preprocessing(model)
+        self._bad: list[BadSample] = []
+        self._subject = measure.Subject(
+            encoder_of(model, self._bad.append), model.params, model.image,
+            model.config.image.image_size,
+        )  # fmt: skip
+        self._cache = None
+        if cache:
+            # The same sentences on another kind of device are another embedding, by rounding.
+            where = [jax.__version__, self._device, model.config.dtype]
+            tower = cfg.to_dict(model.config.text)
+            made_of = [identity.sha256, tower, self._preprocessing, where]
+            self._cache = classes.Cache(cache, made_of)
+
+    def __call__(self, task: Task, asked: Sequence[Protocol], read: float = 0.0) -> list[Outcome]:
+        """An outcome for each protocol, of retrieval one.
+
+        Every picture is prepared and embedded once, however many protocols there are.
+
+        Args:
+          read: seconds that it took to open the task.
+
+        Raises:
+          UserError: no picture can be used.
+        """
+        agree.check(lambda: facts(task), f"pictures of task {task.key}")
+        self._bad.clear()
+        start = time.monotonic()
+        zimg = self._pictures(task)
+        seconds = {"read": read, "model": time.monotonic() - start}
+        unusable = int(np.isnan(zimg[:, 0]).sum())
+        if unusable == len(zimg):
+            example = f", such as {self._bad[0]}" if self._bad else ""
+            raise cfg.UserError(
+                f"task {task.key}: none of {unusable:,} pictures can be used{example}"
+            )
+        counts = {"pictures": len(zimg), "unusable": unusable}
+        if isinstance(task, Retrieval):
+            return [self._retrieve(task, zimg, counts, seconds)]
+        return [self._classify(task, protocol, zimg, counts, seconds) for protocol in asked]
+
+    def _pictures(self, task: Task) -> np.ndarray:
+        n = len(task.samples)
+        if jax.process_index():
+            return self._subject.pictures(task.source, task.samples)
+        progress, told = Progress(n, 0, "pictures"), time.monotonic()
+
+        def report(done: int) -> None:
+            nonlocal told
+            progress.advance_to(min(done, n))
+            if time.monotonic() - told > _REPORT_SECONDS:
+                progress.report(min(done, n), task.key)
+                told = time.monotonic()
+
+        try:
+            subject = dataclasses.replace(self._subject, progress=report)
+            return subject.pictures(task.source, task.samples)
+        finally:
+            progress.close()
+
+    def _classify(
+        self, task: Classification, protocol: Protocol, zimg: np.ndarray, counts: dict,
+        seconds: dict,
+    ) -> Outcome:  # fmt: skip
+        start = time.monotonic()
+        sentences = measure.sentences(task, protocol)
+        zcls, known = self._texts(sentences)
+        embedded = time.monotonic()
+        scores = measure.classify(self._subject, task, zimg, zcls)
+        metrics, intervals = scores.metrics(), scores.intervals()
+        # What the calibration of all pairs comes down to.
+        metrics |= {"calibration_error": scores.calibration.error()}
+        metrics |= {"brier_score": scores.calibration.brier()}
+        if self._pixel_nn:
+            size, image = self._model.config.image.image_size, self._model.image
+            metrics["pixel_nn_acc1"] = neighbours.accuracy(self._pixel_nn, task, size, image)
+        headline = "mean_per_class_recall" if task.metric == "mean_per_class" else "acc1"
+        own = task.dataset is None
+        asked_of = ("", "of the task") if own else (task.dataset.name, "")
+        result = self._result(
+            task, {**seconds, "text": embedded - start, "metrics": time.monotonic() - embedded},
+            task=results.CLASSIFICATION, metrics=metrics, intervals=intervals,
+            headline=(headline,), protocol=provenance.protocol_facts(protocol, *asked_of),
+            counts={
+                **counts, "classes": scores.classes, "texts": sum(map(len, sentences)),
+                "texts_from_cache": int(known),
+            },
+        )  # fmt: skip
+        stack = task.names if own else task.dataset.names(protocol.stack)
+        names = tuple(protocol.written(stack))
+        return Outcome(result, self._details(task, scores, names), scores, names)
+
+    def _texts(self, sentences: list[list[str]]) -> tuple[np.ndarray, bool]:
+        make: Callable[[], np.ndarray] = lambda: classes.embed(self._subject.texts, sentences)  # noqa: E731
+        return self._cache(sentences, make) if self._cache else (make(), False)
+
+    def _retrieve(self, task: Retrieval, zimg: np.ndarray, counts: dict, seconds: dict) -> Outcome:
+        start = time.monotonic()
+        ztxt = self._subject.texts(task.captions)
+        embedded = time.monotonic()
+        ranking = measure.retrieve(task, zimg, ztxt)
+        result = self._result(
+            task, {**seconds, "text": embedded - start, "metrics": time.monotonic() - embedded},
+            task=results.RETRIEVAL, metrics=retrieval_metrics(ranking.metrics()),
+            intervals=retrieval_metrics(ranking.intervals()), language=task.language,
+            counts={**counts, "texts": len(task.captions)},
+        )  # fmt: skip
+        return Outcome(result, None, ranking)
+
+    def _result(self, of: Task, seconds: dict[str, float], **measured: Any) -> Result:
+        identity, dtype = self._identity, self._model.config.dtype
+        return Result(
+            of.name, identity.model, identity.pretrained,
+            preprocessing=self._preprocessing, versions=provenance.versions(),
+            checkpoint={"name": self._name, "sha256": identity.sha256, "dtype": dtype},
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            date=provenance.now(), device=self._device, command=provenance.command(),
+            notes=of.notes, **measured,
+        )  # fmt: skip
+
+    @property
+    def _device(self) -> str:
+        devices = self._model.mesh.devices
+        return f"{devices.size} x {devices.flat[0].device_kind}"
+
+    def picture(self, task: Task, row: int):
+        """The picture of a row of a task's scores, as the model's profile decodes it."""
+        sample = task.source[int(task.samples[row])]
+        return images.decode(sample.image, sample.where, self._model.image)
+
+    def _details(
+        self, task: Classification, scores: Scores, names: Sequence[str]
+    ) -> details.Details | None:
+        if jax.process_index():
+            return None  # one host writes them
+        right, counts = scores.per_class()
+        keys: Any = task.source.keys()
+
+        def mistake(i: int) -> details.Mistake:
+            predicted = zip(scores.top[i], scores.probability[i], strict=True)
+            return details.Mistake(
+                details.thumbnail(self.picture(task, i)),
+                tuple(names[j] for j in scores.labels[i] if j >= 0),
+                tuple((names[j], float(p)) for j, p in predicted),
+                keys[int(task.samples[i])],
+            )
+
+        return details.Details(
+            tuple(zip(names, map(float, right), map(int, counts), strict=True)),
+            tuple((names[a], names[b], n) for a, b, n in scores.confusions()),
+            tuple(mistake(int(i)) for i in scores.mistakes(_THUMBNAILS)),
+            tuple(scores.calibration.curve()),
         )
-    compared = time.monotonic()
-
-    folder = locate(workdir)
-    paths = {name: folder / name for name in ("report.json", "predictions.png", "loss.png")}
-    numbers = {
-        "top1": result.topk(1),
-        "top5": result.topk(5),
-        "classes": len(result.names),
-        "chance": 1 / len(result.names),
-        "pixel_nn_top1": pixel_nn,
-        "examples": len(result.labels),
-        "seconds": round(scored - start, 2),
-        "step": checkpoints.step,
-        "data": evaluation.data,
-        "template": evaluation.template,
-    }
-    with made(paths["report.json"]) as here:
-        report.write_json(here, numbers)
-    with made(paths["predictions.png"]) as here:
-        report.contact_sheet(here, result, zeroshot.Pictures(source))
-    with made(paths["loss.png"]) as here:
-        report.loss_curve(here, read_lines(folder / JSONL))
-    _print(numbers, paths)
-    print(
-        f"time: scoring {scored - start:.1f} s, pixel nearest neighbour "
-        f"{compared - scored:.1f} s, pictures {time.monotonic() - compared:.1f} s"
-    )
-    return numbers
 
 
-def _print(numbers: dict, paths: dict[str, pathlib.Path]) -> None:
-    table = Table(title=f"zero-shot, {numbers['examples']} pictures, {numbers['classes']} names")
-    table.add_column("what")
-    table.add_column("share right", justify="right")
-    for name, value in (
-        ("top-1", numbers["top1"]),
-        ("top-5", numbers["top5"]),
-        ("top-1 of pixel nearest neighbour", numbers["pixel_nn_top1"]),
-        ("top-1 by chance", numbers["chance"]),
-    ):
-        if value is not None:
-            table.add_row(name, f"{value:.2%}")
-    Console().print(table)
-    for path in paths.values():
-        print(path)
+def _preprocessing(model: Model) -> results.Facts:
+    tokenizer = model.tokenizer
+    text = cfg.Text(str(tokenizer.path), tokenizer.pad_id, tokenizer.clean)
+    return provenance.preprocessing_facts(
+        model.image, text, image_size=model.config.image.image_size,
+        text_length=model.config.text.length, tokenizer=tokenizer.fingerprint(),
+    )  # fmt: skip

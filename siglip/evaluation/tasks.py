@@ -55,6 +55,11 @@ class Classification:
     metric: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """Its name among those of several tasks."""
+        return self.name
+
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
@@ -80,8 +85,21 @@ class Retrieval:
     language: str = "en"
     notes: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """Its name among those of several tasks."""
+        return self.name if self.language == "en" else f"{self.name}_{self.language}"
+
 
 Task = Classification | Retrieval
+
+
+def facts(task: Task) -> tuple:
+    """What of a task has to be the same on all hosts."""
+    what = task.labels.tolist() if isinstance(task, Classification) else task.captions
+    return task.key, task.source.fingerprint(), task.samples.tolist(), what
+
+
 NAMES = (*datasets.ALL, *pairs.KNOWN)
 
 

@@ -152,7 +152,7 @@ def read_run(place: places.Place, mesh: Mesh) -> siglip.Params:
 
 
 def _foreign(place: places.Place) -> Source:
-    files, folder = _weight_files(place)
+    files, folder = weight_files(place)
     tensors = open_tensors(files)
     try:
         description = describe.describe(tensors, folder, place.release, place.tower)
@@ -171,7 +171,7 @@ def _foreign(place: places.Place) -> Source:
     return Source(c, description.image, description.text, family, reader, make)
 
 
-def _weight_files(place: places.Place) -> tuple[list[pathlib.Path], pathlib.Path | None]:
+def weight_files(place: places.Place) -> tuple[list[pathlib.Path], pathlib.Path | None]:
     """The files with the arrays, and the folder with the configuration that belongs to them."""
     path = place.path
     if path.is_file():

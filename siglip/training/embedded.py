@@ -12,10 +12,10 @@ from siglip import config as cfg
 from siglip.data.pipeline import Draw
 from siglip.data.sources import Source
 from siglip.data.text import Tokenizer
+from siglip.encoder import Encoder
 from siglip.metrics import Progress
 from siglip.model import siglip
 from siglip.training.cost import trained_towers
-from siglip.training.encoder import Encoder
 from siglip.workdir import fetched, made, told
 
 FILE = "embeddings.npy"  # in the workdir: float32 (samples, d), NaN where a picture is unusable

@@ -1,8 +1,8 @@
-"""What a run reads: pairs to learn from, pairs and labelled pictures to be judged by, tokens."""
+"""What a run reads: pairs to learn from, pairs and tasks to be judged by, tokens."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -12,13 +12,15 @@ from siglip.data.sources import Source, open_source
 from siglip.data.sources.base import damage_of
 from siglip.data.text import Tokenizer, check_vocabulary
 from siglip.data.unusable import Fault, Ledger
+from siglip.evaluation.named import open_tasks
+from siglip.evaluation.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     train: Source
     validation: Source | None
-    labelled: Source | None
+    tasks: Sequence[Task]
     tokenizer: Tokenizer
 
     def fingerprints(self) -> dict[str, str]:
@@ -42,7 +44,7 @@ def open_inputs(c: cfg.Config) -> Inputs:
     tokenizer = Tokenizer(c.text, c.model.text.length)
     check_vocabulary(tokenizer, c.model.text)
     train = _open(c.data.train, "config.data.train")
-    validation = labelled = None
+    validation, tasks = None, ()
     if c.data.validation:
         validation = _open(c.data.validation, "config.data.validation")
     elif c.data.holdout:
@@ -53,14 +55,14 @@ def open_inputs(c: cfg.Config) -> Inputs:
             "train on, so that each would be in every batch as what does not match itself; set "
             "it lower"
         )
-    if c.eval.every and c.eval.data:
-        labelled = _open(c.eval.data, "config.eval.data")
-    if c.eval.every and not (validation or labelled):
+    if c.eval.every and c.eval.tasks:
+        tasks = open_tasks(c.eval.tasks, where="config.eval.tasks")
+    if c.eval.every and not (validation or tasks):
         raise cfg.UserError(
             f"config.eval.every={c.eval.every!r}: nothing to evaluate; give data.validation, "
-            "data.holdout or eval.data"
+            "data.holdout or eval.tasks"
         )
-    return Inputs(train, validation, labelled, tokenizer)
+    return Inputs(train, validation, tasks, tokenizer)
 
 
 def _open(address: str, field: str) -> Source:
@@ -74,7 +76,8 @@ def make_ledger(c: cfg.Config, inputs: Inputs, workdir: pathlib.Path) -> Ledger:
     host = jax.process_index()
     name = f"unusable{f'-{host}' if host else ''}.jsonl"
     ledger = Ledger(c.data.max_unusable, len(inputs.train), workdir / name)
-    for source in (inputs.train, inputs.validation, inputs.labelled):
+    sources = [inputs.train, inputs.validation, *(task.source for task in inputs.tasks)]
+    for source in sources:
         if source is not None:
             ledger.note(Fault.of(error) for error in damage_of(source))
     return ledger

@@ -16,7 +16,6 @@ from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.pretrained import export
 from siglip.training import embedded, initial, inputs, rules, state
-from siglip.training.encoder import Encoder
 from siglip.training.optimizer import make_optimizer
 from siglip.training.reporting import Run, Stopwatch, summarise
 from siglip.training.schedule import in_steps, total_steps
@@ -24,7 +23,7 @@ from siglip.training.shutdown import Shutdown
 from siglip.training.step import Step, abstract_batch, jit_train_step
 from siglip.training.steps import Start, Steps
 from siglip.training.towers import attention_forms
-from siglip.training.validation import Validation
+from siglip.training.validation import Validation, make_encoder
 from siglip.training.watchdog import Watchdog
 from siglip.workdir import locate, made, told
 
@@ -67,12 +66,10 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
             stack.enter_context(contextlib.closing(run.ledger))
             abstract = state.abstract(config, tx, mesh)
             table = rules.table(config.optimizer, abstract.params)
-            encoder = Encoder(config, mesh, given.tokenizer, run.ledger, run.between)
+            encoder = make_encoder(config, mesh, given.tokenizer, run.ledger, run.between)
             validation = None
             if config.eval.every:
-                validation = Validation(
-                    config, encoder, given.validation, given.labelled, run.ledger
-                )
+                validation = Validation(config, encoder, given.validation, given.tasks, run.ledger)
             checkpoints = Checkpoints(workdir, _keep(run))
             stack.enter_context(contextlib.closing(checkpoints))
             if checkpoints.step:

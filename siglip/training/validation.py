@@ -1,104 +1,121 @@
-"""How good a model is while it learns: loss, retrieval and zero-shot accuracy."""
+"""How good a model is while it learns: loss and retrieval of held-out pairs, and tasks."""
 
 import dataclasses
-import hashlib
+from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from siglip import config as cfg
 from siglip import losses
-from siglip.data import images
-from siglip.data.sources import BadSample, Source
-from siglip.data.subset import picture_hash
+from siglip.data.sources import Source
+from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
-from siglip.evaluation import zeroshot
+from siglip.encoder import Encoder
+from siglip.evaluation import classes, protocols
+from siglip.evaluation.measure import Subject, classify, retrieve, sentences
+from siglip.evaluation.pairs import Pairs, read_pairs
+from siglip.evaluation.results import retrieval_metrics
 from siglip.evaluation.retrieval import RECALLS, retrieval
+from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.model import siglip
-from siglip.training.encoder import Encoder
+from siglip.parallel import agree
+from siglip.training.cost import trained_towers
+from siglip.training.towers import make_tower
 
 
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Pictures of a source, and the texts of them all with the picture of each."""
-
-    source: Source
-    indices: np.ndarray  # (n,) of samples
-    captions: list[str]  # m
-    owner: np.ndarray  # (m,) positions in `indices`
+def make_encoder(
+    c: cfg.Config, mesh: Mesh, tokenizer: Tokenizer, ledger: Ledger,
+    between: Callable[[], None] = lambda: None,
+) -> Encoder:  # fmt: skip
+    """Of parameters as they are laid out in training; what cannot be used goes to the ledger."""
+    whole = dataclasses.replace(c, train=dataclasses.replace(c.train, microbatches=1))
+    return Encoder(
+        mesh,
+        lambda params, pixels: make_tower(whole, mesh, "img")(params["img"], pixels),
+        lambda params, ids: make_tower(whole, mesh, "txt")(params["txt"], ids),
+        size=c.model.image.image_size, tokenizer=lambda: tokenizer,
+        batch_size=c.eval.batch_size, on_bad=lambda error: ledger.note([Fault.of(error)]),
+        between=between,
+    )  # fmt: skip
 
 
 class Validation:
-    """Measures parameters on held-out pairs and on labelled pictures, whichever are given."""
+    """Measures parameters on held-out pairs and on tasks, whichever are given."""
 
     def __init__(
-        self, c: cfg.Config, encode: Encoder, pairs: Source | None, labelled: Source | None,
+        self, c: cfg.Config, encoder: Encoder, pairs: Source | None, tasks: Sequence[Task],
         ledger: Ledger,
     ):  # fmt: skip
-        self._c, self._encode, self._ledger = c, encode, ledger
-        self._pairs = pairs and read_pairs(pairs, c.eval.pairs, ledger)
-        self._labelled = labelled
+        self._c, self._encoder, self._ledger = c, encoder, ledger
+        self._tasks, self._protocol = tasks, protocols.get(c.eval.protocol)
+        self._pairs = pairs and _read(pairs, c.eval.pairs, ledger)
         self._check(c.train.best)
-        if labelled:
-            self._names, self._labels, self._samples = zeroshot.class_names(
-                labelled, c.eval.label, lambda error: ledger.note([Fault.of(error)])
-            )
-            check_hosts_agree(f"{self._names}{self._labels}", "labelled pictures")
+        agree.check(lambda: [facts(task) for task in tasks], "evaluation tasks")
+        # Of a text tower that does not learn they stay as they are.
+        self._frozen = "text" not in trained_towers(c)
+        self._classes: dict[str, np.ndarray] = {}
 
     def _check(self, best: str) -> None:
         """Refuse to choose by what is not measured, or is not the better the higher."""
-        scores = [f"validation/{name}" for name in RECALLS] if self._pairs else []
-        scores += ["zeroshot/top1", "zeroshot/top5"] if self._labelled else []
-        if best and best not in scores:
+        names = [f"validation/{name}" for name in RECALLS] if self._pairs else []
+        names += [f"{task.key}/{name}" for task in self._tasks for name in scores(task)]
+        if best and best not in names:
             raise cfg.UserError(
-                f"config.train.best={best!r}: is not measured; choose from {', '.join(scores)}"
+                f"config.train.best={best!r}: is not measured; choose from {', '.join(names)}"
             )
 
     def __call__(self, params: siglip.Params) -> dict[str, float]:
-        """Metrics by name, such as `validation/loss`."""
+        """Metrics by name, such as `validation/loss` and `imagenet/acc1`."""
+        c = self._c
+        size, most = c.model.image.image_size, c.data.max_pixels
+        subject = Subject(self._encoder, params, c.image, size, most)
         metrics = {}
         if self._pairs:
-            scores = self._score_pairs(self._pairs, params)
-            metrics |= {f"validation/{name}": value for name, value in scores.items()}
-        if self._labelled:
-            result = self._classify(params)
-            metrics |= {"zeroshot/top1": result.topk(1), "zeroshot/top5": result.topk(5)}
+            found = self._score_pairs(subject, self._pairs)
+            metrics |= {f"validation/{name}": value for name, value in found.items()}
+        for task in self._tasks:
+            found = self._measure(subject, task)
+            metrics |= {f"{task.key}/{name}": value for name, value in found.items()}
         return metrics
 
-    def _score_pairs(self, pairs: Pairs, params: siglip.Params) -> dict[str, float]:
-        zimg, usable = self._images(params, pairs.source, pairs.indices)
-        ztxt = self._encode.texts(params, pairs.captions)
-        kept = np.cumsum(usable) - 1
-        texts = usable[pairs.owner]
-        zimg, ztxt, owner = zimg[usable], ztxt[texts], kept[pairs.owner[texts]]
-        return {"loss": self._loss(params, zimg, ztxt, owner), **retrieval(zimg, ztxt, owner)}
+    def _measure(self, subject: Subject, task: Task) -> dict[str, float]:
+        zimg = self._pictures(subject, task.source, task.samples)
+        if isinstance(task, Retrieval):
+            ztxt = subject.texts(task.captions)
+            return retrieval_metrics(retrieve(task, zimg, ztxt).metrics())
+        return classify(subject, task, zimg, self._class_embeddings(subject, task)).metrics()
 
-    def _images(
-        self, params: siglip.Params, source: Source, indices: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        image, size = self._c.image, self._c.model.image.image_size
-        most = self._c.data.max_pixels
+    def _class_embeddings(self, subject: Subject, task: Classification) -> np.ndarray:
+        if (zcls := self._classes.get(task.key)) is None:
+            zcls = classes.embed(subject.texts, sentences(task, self._protocol))
+            if self._frozen:
+                self._classes[task.key] = zcls
+        return zcls
 
-        def pixels(i: int) -> np.ndarray:
-            sample = source[i]
-            picture = images.decode(sample.image, sample.where, image, max_pixels=most)
-            return images.resize(picture, size, image)
-
-        z, usable = self._encode.images(params, pixels, indices)
-        if not usable.any():
+    def _pictures(self, subject: Subject, source: Source, samples: np.ndarray) -> np.ndarray:
+        zimg = subject.pictures(source, samples)
+        if np.isnan(zimg[:, 0]).all():
             raise cfg.UserError(
-                f"none of {len(indices)} pictures to evaluate can be used: {self._ledger.summary()}"
+                f"none of {len(zimg)} pictures to evaluate can be used: {self._ledger.summary()}"
             )
-        return z, usable
+        return zimg
+
+    def _score_pairs(self, subject: Subject, pairs: Pairs) -> dict[str, float]:
+        zimg = self._pictures(subject, pairs.source, pairs.samples)
+        ztxt = subject.texts(pairs.captions)
+        usable = ~np.isnan(zimg[:, 0])
+        kept, texts = np.cumsum(usable) - 1, usable[pairs.owner]
+        zimg, ztxt, owner = zimg[usable], ztxt[texts], kept[pairs.owner[texts]]
+        return {"loss": self._loss(subject, zimg, ztxt, owner), **retrieval(zimg, ztxt, owner)}
 
     def _loss(
-        self, params: siglip.Params, zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray
+        self, subject: Subject, zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray
     ) -> float:
         """The mean over batches of the training batch's size, as far as there are so many pairs."""
         _, first = np.unique(owner, return_index=True)
         size = min(self._c.data.batch_size, len(zimg))
-        t, b = (np.asarray(params[name].addressable_data(0)) for name in ("t", "b"))
+        t, b = subject.scalar("t"), subject.scalar("b")
         values = []
         for start in range(0, len(zimg) - size + 1, size):
             rows = slice(start, start + size)
@@ -108,44 +125,17 @@ class Validation:
             values.append(float(value))
         return float(np.mean(values))
 
-    def _classify(self, params: siglip.Params) -> zeroshot.Result:
-        zimg, usable = self._images(params, self._labelled, self._samples)
-        texts = [self._c.eval.template.replace("{}", name) for name in self._names]
-        logits = zimg @ self._encode.texts(params, texts).T
-        logits[~usable] = np.nan  # counts as wrong
-        return zeroshot.Result(self._names, self._labels, logits)
+
+def scores(task: Task) -> list[str]:
+    """Those of a task's metrics that are the better the higher."""
+    if isinstance(task, Retrieval):
+        return list(retrieval_metrics(dict.fromkeys(RECALLS, 0.0)))
+    return ["acc1", *(["acc5"] if len(task.names) >= 5 else []), "mean_per_class_recall"]
 
 
-def read_pairs(source: Source, limit: int, ledger: Ledger) -> Pairs:
-    """At most `limit` pairs, spread over the source; those that cannot be read are left out.
-
-    Rows of the same picture file are one picture with several captions, as in tables that have a
-    row for each caption.
-    """
-    chosen, captions, owner = [], [], []
-    pictures: dict[bytes, int] = {}
-    for i in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
-        try:
-            sample = source[int(i)]
-        except BadSample as error:
-            ledger.note([Fault.of(error)])
-            continue
-        picture = pictures.setdefault(picture_hash(sample), len(chosen))
-        if picture == len(chosen):
-            chosen.append(int(i))
-        captions += sample.captions
-        owner += [picture] * len(sample.captions)
-    if not chosen:
-        raise cfg.UserError(
-            f"config.data.validation: none of its pairs can be used: {ledger.summary()}"
-        )
-    check_hosts_agree(f"{chosen}{captions}", "validation pairs")
-    return Pairs(source, np.array(chosen), captions, np.array(owner))
-
-
-def check_hosts_agree(facts: str, what: str) -> None:
-    """All hosts stop where one of them read something else, rather than wait for each other."""
-    if jax.process_count() > 1:
-        own = np.frombuffer(hashlib.sha256(facts.encode()).digest(), np.uint8)
-        if (multihost_utils.process_allgather(own) != own).any():
-            raise cfg.UserError(f"hosts read different {what}; check that all see the same files")
+def _read(source: Source, limit: int, ledger: Ledger) -> Pairs:
+    """At most `limit` of the pairs held out; what cannot be read goes to the ledger."""
+    pairs = read_pairs(source, limit)
+    ledger.note(Fault.of(error) for error in pairs.left_out)
+    agree.check(lambda: (pairs.samples.tolist(), pairs.captions), "validation pairs")
+    return pairs

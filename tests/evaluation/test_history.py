@@ -9,9 +9,9 @@ from rich.console import Console
 from siglip.evaluation import history
 
 RECORDS = [
-    {"step": 0, "validation/loss": 3.0, "validation/mean_recall": 0.1, "zeroshot/top1": 0.5},
-    {"step": 10, "validation/loss": 2.0, "validation/mean_recall": 0.4, "zeroshot/top1": 0.4},
-    {"step": 20, "validation/loss": 1.5, "validation/mean_recall": 0.4, "zeroshot/top1": 0.3},
+    {"step": 0, "validation/loss": 3.0, "validation/mean_recall": 0.1, "emoji/acc1": 0.5},
+    {"step": 10, "validation/loss": 2.0, "validation/mean_recall": 0.4, "emoji/acc1": 0.4},
+    {"step": 20, "validation/loss": 1.5, "validation/mean_recall": 0.4, "emoji/acc1": 0.3},
 ]
 
 
@@ -29,10 +29,10 @@ def test_table_shows_before_best_and_after():
     assert ["metric", "step 0", "step 20", "step 20"] in rows  # of equals the latest
     assert ["validation/mean_recall (best by it)", "10.00%", "40.00%", "40.00%"] in rows
     assert ["validation/loss", "3", "1.5", "1.5"] in rows
-    assert ["zeroshot/top1", "50.00%", "30.00%"] in rendered(history.table(RECORDS))
+    assert ["emoji/acc1", "50.00%", "30.00%"] in rendered(history.table(RECORDS))
 
 
-@pytest.mark.parametrize("names,panels", [(list(RECORDS[0]), 3), (["step", "zeroshot/top1"], 1)])
+@pytest.mark.parametrize("names,panels", [(list(RECORDS[0]), 3), (["step", "emoji/acc1"], 1)])
 def test_curves_draw_what_was_measured(tmp_path, names, panels):
     history.curves(tmp_path / "c.png", [{n: r[n] for n in names} for r in RECORDS])
     picture = Image.open(tmp_path / "c.png")
@@ -48,16 +48,16 @@ def test_the_start_has_no_checkpoint_and_so_is_never_the_best():
 
 
 def test_a_continued_run_may_measure_other_things(tmp_path):
-    mixed = [RECORDS[0], {"step": 30, "validation/loss": 1.0, "zeroshot/top5": 0.9}]
+    mixed = [RECORDS[0], {"step": 30, "validation/loss": 1.0, "emoji/acc5": 0.9}]
     rows = rendered(history.table(mixed, "validation/mean_recall"))
     assert ["validation/mean_recall (best by it)", "10.00%", "-"] in rows
-    assert ["zeroshot/top5", "-", "90.00%"] in rows
+    assert ["emoji/acc5", "-", "90.00%"] in rows
     assert not history.verdict(mixed, "validation/mean_recall")
     history.curves(tmp_path / "c.png", mixed)
 
 
 def test_line_says_what_was_measured():
     assert history.line(RECORDS[1]) == (
-        "validation/loss 2, validation/mean_recall 40.00%, zeroshot/top1 40.00%"
+        "validation/loss 2, validation/mean_recall 40.00%, emoji/acc1 40.00%"
     )
-    assert history.line({"step": 1, "zeroshot/top1": 0.25}) == "zeroshot/top1 25.00%"
+    assert history.line({"step": 1, "emoji/acc1": 0.25}) == "emoji/acc1 25.00%"

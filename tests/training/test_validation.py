@@ -8,28 +8,32 @@ import pytest
 
 from siglip import config as cfg
 from siglip import losses
-from siglip.data.sources import BadSample, Sample, open_source
+from siglip.data.sources import open_source
 from siglip.data.text import Tokenizer
 from siglip.data.unusable import Ledger
-from siglip.evaluation import zeroshot
+from siglip.evaluation import protocols, run
+from siglip.evaluation.named import open_tasks
+from siglip.evaluation.pairs import read_pairs
 from siglip.evaluation.retrieval import retrieval
 from siglip.inference import Model
 from siglip.metrics import EVALUATIONS, read_lines
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
+from siglip.pretrained.identity import Identity
 from siglip.pretrained.load import load
 from siglip.training import loop
-from siglip.training.encoder import Encoder
-from siglip.training.validation import Validation, read_pairs
+from siglip.training.validation import Validation, make_encoder
 from tests.conftest import EMOJI
 
 PAIRS = 37  # no multiple of the devices or of the batch size
+HELDOUT = str(EMOJI / "heldout-00000.tar")
+TASKS = f"emoji={HELDOUT}?label=category&kind=classification,own={HELDOUT}?kind=retrieval"
 
 
 @pytest.fixture
 def config(tiny_config) -> cfg.Config:
-    evaluation = cfg.Evaluation(pairs=PAIRS, batch_size=12, template="a {}")
+    evaluation = cfg.Evaluation(pairs=PAIRS, batch_size=300, tasks=TASKS, protocol="best7")
     return dataclasses.replace(tiny_config, eval=evaluation)
 
 
@@ -47,28 +51,37 @@ class Spoilt:
         return dataclasses.replace(sample, image=b"nonsense") if i == 0 else sample
 
 
-def measure(config, devices, source, labelled=None, ledger=None):
+def validation(config, devices, source, tasks=(), ledger=None):
     mesh = meshes.make_mesh(cfg.Mesh(), jax.devices()[:devices])
-    params = siglip.init(config.model, 3)
-    params = jax.device_put(params, sharding.tree_shardings(params, mesh))
     ledger = ledger or Ledger(1, 1000)
     tokenizer = Tokenizer(config.text, config.model.text.length)
-    encoder = Encoder(config, mesh, tokenizer, ledger)
-    return Validation(config, encoder, source, labelled, ledger)(params), params
+    encoder = make_encoder(config, mesh, tokenizer, ledger)
+    return Validation(config, encoder, source, tasks, ledger), mesh
+
+
+def parameters(config, mesh, seed=3):
+    params = siglip.init(config.model, seed)
+    return jax.device_put(params, sharding.tree_shardings(params, mesh))
+
+
+def measure(config, devices, source, tasks=(), ledger=None):
+    measured, mesh = validation(config, devices, source, tasks, ledger)
+    params = parameters(config, mesh)
+    return measured(params), params
 
 
 def test_any_number_of_devices_measures_what_is_so(config):
-    source = open_source(str(EMOJI / "heldout-00000.tar"))
-    one, params = measure(config, 1, source, source)
-    eight, _ = measure(config, 8, source, source)
+    source, tasks = open_source(HELDOUT), open_tasks(TASKS)
+    one, params = measure(config, 1, source, tasks)
+    eight, _ = measure(config, 8, source, tasks)
     assert one.keys() == eight.keys()
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
 
     model = load_like(config, params)
-    pairs = read_pairs(source, PAIRS, Ledger(1, 1))
-    assert len(pairs.indices) == PAIRS and pairs.indices[-1] == len(source) - 1
-    zimg = model.encode_image([source[i].image for i in pairs.indices])
+    pairs = read_pairs(source, PAIRS)
+    assert len(pairs.samples) == PAIRS and pairs.samples[-1] == len(source) - 1
+    zimg = model.encode_image([source[int(i)].image for i in pairs.samples])
     ztxt = model.encode_text(pairs.captions)
     for name, value in retrieval(zimg, ztxt, pairs.owner).items():
         np.testing.assert_allclose(one[f"validation/{name}"], value, rtol=1e-5, err_msg=name)
@@ -79,10 +92,30 @@ def test_any_number_of_devices_measures_what_is_so(config):
     ])  # fmt: skip
     np.testing.assert_allclose(one["validation/loss"], expected, rtol=1e-5)
 
-    names = [source[i].meta["name"] for i in range(len(source))]
-    z = model.encode_image([source[i].image for i in range(len(source))])
-    guesses = np.argmax(z @ model.encode_text([f"a {name}" for name in names]).T, axis=1)
-    assert one["zeroshot/top1"] == pytest.approx(np.mean(guesses == np.arange(len(names))))
+    # A model in training and one that was loaded are measured alike.
+    evaluator = run.Evaluator(model, Identity("m", "p", "h"))
+    for task in tasks:
+        (outcome,) = evaluator(task, [protocols.get("best7")])
+        shared = {f"{task.key}/{name}": value for name, value in outcome.result.metrics.items()}
+        shared = {name: value for name, value in shared.items() if name in one}
+        assert len(shared) >= 3
+        for name, value in shared.items():
+            np.testing.assert_allclose(one[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("frozen", (False, True))
+def test_class_embeddings_are_kept_where_the_text_tower_does_not_learn(config, frozen):
+    rules = (("txt/.*", 1.0),) if frozen else ()
+    config = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, frozen=rules)
+    )
+    measured, mesh = validation(config, 1, None, open_tasks(TASKS.partition(",")[0]))
+    asked, texts = [], measured._encoder.texts
+    measured._encoder.texts = lambda params, texts_: asked.append(1) or texts(params, texts_)
+    one = measured(parameters(config, mesh, 3))
+    other = measured(parameters(config, mesh, 4))
+    assert len(asked) == (1 if frozen else 2)
+    assert one != other
 
 
 def load_like(config, params):
@@ -93,7 +126,7 @@ def load_like(config, params):
 
 
 def test_what_cannot_be_decoded_is_left_out_and_noted(config):
-    source = Spoilt(open_source(str(EMOJI / "heldout-00000.tar")))
+    source = Spoilt(open_source(HELDOUT))
     ledger = Ledger(1, 1000, tell=lambda _: None)
     metrics, _ = measure(config, 8, source, ledger=ledger)
     assert sum(ledger.counts.values()) == 1
@@ -116,31 +149,12 @@ class Rows:
 
 
 def test_rows_of_one_picture_are_one_picture():
-    source = open_source(str(EMOJI / "heldout-00000.tar"))
-    pairs = read_pairs(Rows(source), 1000, Ledger(1, 1))
-    assert len(pairs.indices) == 20 and len(pairs.captions) > 40
+    source = open_source(HELDOUT)
+    pairs = read_pairs(Rows(source), 1000)
+    assert len(pairs.samples) == 20 and len(pairs.captions) > 40
     expected = [caption for i in range(20) for caption in source[i].captions[:3]]
-    assert pairs.captions == expected
+    assert list(pairs.captions) == expected
     assert all(pairs.captions[k] in source[int(i)].captions for k, i in enumerate(pairs.owner))
-
-
-class Labels:
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, i):
-        if i == 1:
-            raise BadSample("unreadable file", "x", "is gone")
-        return Sample(str(i), str(i), b"", (), {"name": i})
-
-
-def test_labelled_pictures_that_cannot_be_read_are_left_out():
-    bad = []
-    names, labels, samples = zeroshot.class_names(Labels(), "name", bad.append)
-    assert names == ["0", "2"] and list(labels) == [0, 1] and list(samples) == [0, 2]
-    assert [error.kind for error in bad] == ["unreadable file"]
-    with pytest.raises(BadSample):
-        zeroshot.class_names(Labels(), "name")
 
 
 def test_a_run_keeps_its_best_checkpoint(tiny_config, tmp_path, capsys, monkeypatch):
@@ -180,8 +194,10 @@ def equal(a, b) -> bool:
 
 def test_a_metric_that_is_not_measured_is_told(tiny_config, tmp_path):
     train = dataclasses.replace(tiny_config.train, best="validation/recall@1")
-    evaluation = dataclasses.replace(tiny_config.eval, every="5 steps")
+    evaluation = cfg.Evaluation(every="5 steps", tasks=TASKS)
     config = dataclasses.replace(tiny_config, train=train, eval=evaluation)
-    with pytest.raises(cfg.UserError, match=r"is not measured; choose from zeroshot/top1, zeros"):
+    with pytest.raises(
+        cfg.UserError, match=r"is not measured; choose from emoji/acc1, .*own/mean_"
+    ):
         loop.train(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()

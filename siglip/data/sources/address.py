@@ -59,7 +59,7 @@ def parse(address: str) -> list[tuple[str, Options]]:
     template. What exists as a file or folder is one place, whatever characters it has.
     """
     if not address.strip():
-        raise UserError("no data given: set config.data.train (or config.eval.data) to a place")
+        raise UserError("no data given; set config.data.train, or what it is for, to a place")
     if os.path.exists(address):
         return [(address, Options())]
     return [_part(part.strip()) for part in address.split(" + ")]

@@ -13,6 +13,7 @@ import io
 import itertools
 import os
 import random
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,10 @@ _PERMANENT = (
 )  # fmt: skip
 _MISSING = "no such file"
 _BLOCK = 4096  # bytes of what `stamp` looks at
+# Of what is read at once: pictures, texts, indexes. A file with holes takes no room on a disk and
+# gigabytes in memory.
+MAX_BYTES = 2**30
+TOO_LARGE = "too large"
 _T = TypeVar("_T")
 
 
@@ -75,7 +80,7 @@ def expand(pattern: str) -> list[str]:
     first read does.
     """
     if not pattern:
-        raise UserError("no data given: set config.data.train (or config.eval.data) to a place")
+        raise UserError("no data given; set config.data.train, or what it is for, to a place")
     paths = []
     for part in pattern.split("::"):
         exact = not set("{*?[") & set(part) or is_file(part)
@@ -144,11 +149,24 @@ def size(path: str) -> int:
 
 
 def read(path: str) -> bytes:
-    """The whole file."""
+    """The whole file; neither a device nor a pipe, which may never end."""
     if is_remote(path):
         return _remote("cat_file", path)
-    with _told(path), builtins.open(path, "rb", buffering=0) as file:
+    with _told(path), builtins.open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSample("unreadable file", path, "not a regular file")
+        _check_size(path, status.st_size)
         return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # of a pipe, without waiting for its writer
+
+
+def _check_size(path: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise BadSample(TOO_LARGE, path, f"larger than {MAX_BYTES >> 30} GiB")
 
 
 def read_span(path: str, offset: int, size: int) -> bytes:
@@ -158,6 +176,8 @@ def read_span(path: str, offset: int, size: int) -> bytes:
 
 def read_spans(path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """Several spans `(offset, size)` of a file: opened once here, read at once from a bucket."""
+    for _, length in spans:
+        _check_size(path, length)
     if is_remote(path):
         starts, ends = [start for start, _ in spans], [start + n for start, n in spans]
         system, inner = _system(path)
@@ -296,6 +316,8 @@ def _told(path: str) -> Iterator[None]:
     its data."""
     try:
         yield
+    except BadSample:
+        raise
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             reason, remedy = _MISSING, "check whether it is still there"

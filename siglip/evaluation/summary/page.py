@@ -155,6 +155,8 @@ def _facts(result: Result) -> Element:
     for key in ("date", "device", "language", "path"):
         if value := getattr(result, key):
             lines += [el("dt", key), el("dd", value)]
+    for note in result.notes:
+        lines += [el("dt", "note"), el("dd", note)]
     for part in ("protocol", "preprocessing", "checkpoint", "counts", "seconds", "versions"):
         facts = getattr(result, part)
         lines += [

@@ -1,57 +1,52 @@
-"""What an evaluation leaves behind: numbers as JSON, pictures as PNG."""
+"""Pictures of an evaluation: what a model says of some pictures, and how it was trained."""
 
-import json
 import os
-import pathlib
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
-from siglip.evaluation.zeroshot import Pictures, Result
-from siglip.inference import probabilities
+from siglip.evaluation.classification import Scores
 
-TOP = 3
-
-
-def write_json(path: str | os.PathLike, report: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    temporary = pathlib.Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, path)
+_SHOWN = 3  # predictions beside a picture
 
 
 def contact_sheet(
-    path: str | os.PathLike, result: Result, pictures: Pictures, *, rows: int = 6, columns: int = 6
-) -> None:
-    """A sample of pictures, spread over the set, each with its top names and probabilities.
+    path: str | os.PathLike, scores: Scores, names: Sequence[str],
+    picture: Callable[[int], Image.Image], *, rows: int = 6, columns: int = 6,
+) -> None:  # fmt: skip
+    """Usable pictures, spread over the set, each with its top names and probabilities.
 
-    The right name is green and ticked; where it is not among the top, it stands below in grey.
+    A right name is green and ticked; where none is among the top, it stands below in grey.
+
+    Args:
+      names: of the classes.
+      picture: the picture of a row of the scores.
     """
-    count = min(rows * columns, len(pictures))
-    chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
-    best = result.best(TOP)
-    probs = probabilities(result.logits)
+    from matplotlib.figure import Figure  # takes a second that others need not wait
+
+    usable = np.flatnonzero(scores.top[:, 0] >= 0)
+    count = min(rows * columns, len(usable))
+    chosen = usable[np.linspace(0, len(usable) - 1, count).round().astype(int)]
     figure = Figure(figsize=(2.6 * columns, 2.3 * rows))
     axes = figure.subplots(rows, columns)
     for axis in axes.flat:
         axis.axis("off")
     for axis, i in zip(axes.flat, chosen, strict=False):
-        axis.imshow(pictures[int(i)].resize((160, 160), Image.Resampling.BICUBIC))
-        right = result.labels[i]
+        axis.imshow(picture(int(i)).convert("RGB").resize((160, 160), Image.Resampling.BICUBIC))
+        right = [j for j in scores.labels[i] if j >= 0]
         lines = []
-        for j in best[i]:
-            mark, color = ("\N{CHECK MARK} ", "green") if j == right else ("", "black")
-            lines.append((f"{mark}{_short(result.names[j])} {probs[i, j]:.0%}", color))
-        if right not in best[i]:
-            lines.append((f"is: {_short(result.names[right])}", "grey"))
+        for j, p in zip(scores.top[i, :_SHOWN], scores.probability[i], strict=False):
+            mark, color = ("\N{CHECK MARK} ", "green") if j in right else ("", "black")
+            lines.append((f"{mark}{_short(names[j])} {p:.0%}", color))
+        if not {*right} & {*scores.top[i, :_SHOWN]}:
+            lines.append((f"is: {_short(names[right[0]])}", "grey"))
         for row, (text, color) in enumerate(lines):
             axis.text(
                 0.5, -0.08 - 0.13 * row, text, color=color, fontsize=8, ha="center", va="top",
                 transform=axis.transAxes, parse_math=False,  # names may hold dollars
             )  # fmt: skip
-    figure.suptitle(f"top-1 {result.topk(1):.1%} over {len(result.names)} names", fontsize=12)
+    figure.suptitle(f"top-1 {scores.accuracy():.1%} over {len(names)} names", fontsize=12)
     figure.tight_layout(h_pad=2.0, rect=(0, 0.02, 1, 0.98))
     figure.savefig(path, dpi=100)
 
@@ -62,6 +57,8 @@ def _short(name: str, limit: int = 26) -> str:
 
 def loss_curve(path: str | os.PathLike, records: list[dict[str, float]]) -> None:
     """Loss, and the logits of matching and of other pairs, over the steps of a run."""
+    from matplotlib.figure import Figure
+
     steps = [record["step"] for record in records]
     figure = Figure(figsize=(10, 3.6))
     left, right = figure.subplots(1, 2)

@@ -1,0 +1,73 @@
+"""The embeddings of classes: of each the mean of its sentences'; kept on disk by what made them."""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from siglip.parallel import agree
+
+Sentences = Sequence[Sequence[str]]  # of each class, of all equally many
+
+
+def embed(encode: Callable[[Sequence[str]], np.ndarray], sentences: Sentences) -> np.ndarray:
+    """`(m, d)`: of each class the mean of the unit embeddings of its sentences, made unit again.
+
+    As CLIP's notebooks, OpenCLIP and big_vision do it.
+
+    Args:
+      encode: texts -> unit embeddings `(n, d)`.
+    """
+    z = encode([text for several in sentences for text in several])
+    mean = z.reshape(len(sentences), -1, z.shape[-1]).mean(axis=1)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+class Cache:
+    """Embeddings of classes in files that are named by a hash of all that they depend on.
+
+    Args:
+      folder: of the files.
+      facts: of the model, as JSON: its weights, preprocessing, where it runs.
+    """
+
+    def __init__(self, folder: pathlib.Path, facts: Any):
+        self._folder, self._facts = folder, facts
+
+    def __call__(
+        self, sentences: Sentences, make: Callable[[], np.ndarray]
+    ) -> tuple[np.ndarray, bool]:
+        """The embeddings, and whether they were there. Called by all hosts alike."""
+        facts = json.dumps([self._facts, sentences], sort_keys=True)
+        path = self._folder / f"{hashlib.sha256(facts.encode()).hexdigest()}.npy"
+        found = _read(path, len(sentences))
+        if agree.everywhere(found is not None):
+            return found, True
+        z = make()
+        _write(path, z)
+        return z, False
+
+
+def _read(path: pathlib.Path, rows: int) -> np.ndarray | None:
+    try:
+        z = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = z.ndim == 2 and len(z) == rows and z.dtype == np.float32 and np.isfinite(z).all()
+    return z if whole else None
+
+
+def _write(path: pathlib.Path, z: np.ndarray) -> None:
+    """Whole or not at all; where that is impossible the next run computes them again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, z)
+        os.replace(file.name, path)
+    except OSError:
+        pass

@@ -1,0 +1,149 @@
+"""From a configuration to results in a folder: what `eval.py` and `siglip eval` do."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from siglip import config as cfg
+from siglip.evaluation import protocols, results, sheet
+from siglip.evaluation.classification import Scores
+from siglip.evaluation.named import open_tasks
+from siglip.evaluation.run import Evaluator, Outcome
+from siglip.evaluation.summary import files, table
+from siglip.evaluation.tasks import Task
+from siglip.inference import Model
+from siglip.metrics import JSONL, read_lines
+from siglip.pretrained import places
+from siglip.pretrained.identity import identify
+from siglip.pretrained.load import load
+from siglip.workdir import locate, made, told
+
+
+def evaluate(c: cfg.Suite) -> list[Outcome]:
+    """Measure a model on tasks by protocols; write results, a table and a page into `c.output`.
+
+    Tasks, protocols, model and tokenizer are read, and what is wrong with them told, before
+    anything is compiled. On several hosts all take part, and the first one writes.
+
+    Raises:
+      UserError: one of them is not what it has to be, or a result cannot be written.
+    """
+    _check(c)
+    asked = [protocols.get(name.strip()) for name in c.protocol.split(",") if name.strip()]
+    start = time.monotonic()
+    tasks = open_tasks(c.tasks, c.data, "config.tasks")
+    read = time.monotonic() - start
+    first = jax.process_index() == 0
+    if first:
+        _writable(c.output)
+        for task in tasks:
+            for note in task.notes:
+                print(f"note: task {task.key}: {note}", flush=True)
+    model = load_model(c)
+    evaluator = Evaluator(
+        model, identify(c.model, c.adapters or None), c.model, places.cache_folder() / "classes",
+        c.pixel_nn,
+    )  # fmt: skip
+    outcomes = []
+    for task in tasks:
+        for outcome in evaluator(task, asked, read / len(tasks)):
+            outcomes.append(outcome)
+            if first:
+                _write(c, evaluator, task, outcome)
+    if first:
+        _finish(c)
+    return outcomes
+
+
+def load_model(c: cfg.Suite) -> Model:
+    """The model that `c` describes, over all devices of all hosts."""
+    devices = jax.devices()
+    model = load(
+        c.model, profile=c.profile or None, dtype=c.dtype or None, image_size=c.image_size or None,
+        tokenizer=c.tokenizer or None, adapters=c.adapters or None, batch_size=c.batch_size,
+        devices=devices, fsdp=c.fsdp,
+    )  # fmt: skip
+    if c.shape:
+        model = dataclasses.replace(model, image=dataclasses.replace(model.image, shape=c.shape))
+    return model
+
+
+def _check(c: cfg.Suite) -> None:
+    for name, flag in (("model", "the first argument"), ("tasks", "--task")):
+        if getattr(c, name) in ("", cfg.REQUIRED):
+            raise cfg.UserError(
+                f"config.{name}: not given; set it (of siglip eval: {flag}), see docs/evaluation.md"
+            )
+    cfg.check_word("config.shape", c.shape, ("", *cfg.SHAPES))
+    if not c.protocol.strip(", "):
+        words = ", ".join(protocols.PROTOCOLS)
+        raise cfg.UserError(f"config.protocol: none given; choose from {words}")
+
+
+def _writable(output: str) -> None:
+    """Found out now, not after the pictures."""
+    path = locate(output) / ".writable"
+    with told(output):
+        with made(path) as here:
+            here.write_bytes(b"")
+        path.unlink()
+
+
+def _write(c: cfg.Suite, evaluator: Evaluator, task: Task, outcome: Outcome) -> None:
+    path = results.write(c.output, outcome.result, outcome.details)
+    print(_title(task, outcome.result))
+    Console().print(_table(outcome.result))
+    for line in _lines(outcome.result):
+        print(line, flush=True)
+    print(path, flush=True)
+    if isinstance(outcome.scores, Scores):
+        with told(path), made(path.with_suffix(".png")) as here:
+            picture = lambda row: evaluator.picture(task, row)  # noqa: E731
+            sheet.contact_sheet(here, outcome.scores, outcome.names, picture)
+        print(path.with_suffix(".png"), flush=True)
+
+
+def _finish(c: cfg.Suite) -> None:
+    """The table and the page of all that is in the folder, and how a run of ours was trained."""
+    written = files.write([c.output], c.output)
+    place = places.resolve(c.model)
+    records = read_lines(place.path / JSONL) if places.is_run(place.path) else []
+    if records:
+        written.append(path := locate(c.output) / "loss.png")
+        with told(path), made(path) as here:
+            sheet.loss_curve(here, records)
+    for path in written:
+        print(path, flush=True)
+
+
+def _table(result: results.Result) -> Table:
+    made = Table("metric")
+    made.add_column("value", justify="right")
+    made.add_column("95 %", justify="right")
+    for metric, value in result.metrics.items():
+        shown = f"{value:.2%}" if table.is_share(metric) else table.number(metric, value)
+        between = table.between(metric, result.intervals.get(metric))
+        made.add_row(table.metric_title(metric), shown, between)
+    if classes := result.counts.get("classes"):
+        made.add_row("top-1 by chance", f"{1 / classes:.2%}", "")
+    return made
+
+
+def _title(task: Task, result: results.Result) -> str:
+    parts = [f"{result.counts['pictures']:,} pictures"]
+    parts += [f"{result.counts[n]:,} {n}" for n in ("classes", "texts") if n in result.counts]
+    protocol = f", {result.protocol['name']}" if result.protocol else ""
+    return f"{task.title}{protocol}: {', '.join(parts)}"
+
+
+def _lines(result: results.Result) -> Iterator[str]:
+    if unusable := result.counts["unusable"]:
+        of = result.counts["pictures"]
+        yield f"{unusable:,} of {of:,} pictures are unusable, and count as wrong"
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
+    kept = " (classes from the cache)" if result.counts.get("texts_from_cache") else ""
+    yield f"time: {spent}{kept}"

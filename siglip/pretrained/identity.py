@@ -1,0 +1,67 @@
+"""Which weights a name stands for: a name for tables, and a hash of the bytes."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+from siglip.pretrained import load, places
+
+
+class Identity(NamedTuple):
+    """Of a checkpoint.
+
+    Attributes:
+      model: of a release its name in OpenCLIP, as CLIP_benchmark's tables have it; else the name
+        of the run, folder or file.
+      pretrained: "webli" for releases; the step of a run; else the beginning of the hash.
+      sha256: of the weights, and of adapters if there are any. Of a run that of its checksums.
+    """
+
+    model: str
+    pretrained: str
+    sha256: str
+
+
+def identify(name: str | os.PathLike, adapters: str | os.PathLike | None = None) -> Identity:
+    """Of anything that `load` takes; reads the weights once.
+
+    Raises:
+      UserError: no such model.
+    """
+    place = places.resolve(name)
+    if places.is_run(place.path):
+        step, digest = _of_run(place)
+        model, pretrained = place.path.name, f"step{step}"
+    else:
+        files, _ = load.weight_files(place)
+        digest = _combined([_sha256(path) for path in files])
+        model, pretrained = pathlib.Path(place.path).stem, digest[:8]
+        if place.release:
+            model, pretrained = place.release.open_clip[0], "webli"
+    if adapters:
+        digest = _combined([digest, _sha256(pathlib.Path(adapters))])
+        pretrained += f"+{pathlib.Path(adapters).stem}"
+    return Identity(model, pretrained, digest)
+
+
+def _of_run(place: places.Place) -> tuple[int, str]:
+    from siglip.checkpoint import Checkpoints, checksums
+    from siglip.checkpoint.saved import folder_of
+
+    with contextlib.closing(Checkpoints(place.path, step=place.step, items=())) as checkpoints:
+        step = checkpoints.step
+    content = (folder_of(place.path) / str(step) / checksums.NAME).read_bytes()
+    return step, hashlib.sha256(content).hexdigest()
+
+
+def _combined(digests: list[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
