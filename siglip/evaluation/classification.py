@@ -67,14 +67,15 @@ class Scores:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals of `metrics`, the same at every call.
 
-        For the mean per class pictures are drawn within their class.
+        For the mean per class pictures are drawn within their class; where one has a single
+        picture, that says nothing of how much it varies, and there is no interval.
         """
-        top5 = {"acc5": bootstrap.mean_interval(self.standing.hits(5))} if self.classes >= 5 else {}
-        return {
-            "acc1": bootstrap.mean_interval(self.standing.hits(1)),
-            **top5,
-            "mean_per_class_recall": self._mean_per_class_interval(),
-        }
+        intervals = {"acc1": bootstrap.mean_interval(self.standing.hits(1))}
+        if self.classes >= 5:
+            intervals["acc5"] = bootstrap.mean_interval(self.standing.hits(5))
+        if 1 not in self.per_class()[1]:
+            intervals["mean_per_class_recall"] = self._mean_per_class_interval()
+        return intervals
 
     def _mean_per_class_interval(self) -> tuple[float, float]:
         picture, label = self._members()

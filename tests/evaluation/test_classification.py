@@ -185,3 +185,11 @@ def test_no_array_of_all_pairs():
     tracemalloc.stop()
     assert peak < 30e6 < 4 * 30_000 * 1000 / 3
     assert found.calibration.pairs.sum() == 30_000 * 1000
+
+
+def test_classes_of_one_picture_have_no_interval_of_their_mean():
+    z = np.eye(6, dtype=np.float32)
+    alone = score(z[:5], z, np.arange(5)[:, None], 0.0, 0.0).intervals()
+    assert alone.keys() == {"acc1", "acc5"}
+    twice = score(z[[0, 0, 1, 1]], z, np.array([[0], [0], [1], [1]]), 0.0, 0.0).intervals()
+    assert "mean_per_class_recall" in twice

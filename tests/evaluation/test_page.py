@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from siglip.evaluation import results
 from siglip.evaluation.details import SIDE, Details, Mistake, thumbnail
 from siglip.evaluation.results import Result
 from siglip.evaluation.summary import page
+from tests.fixtures import fetch_chromium
 
 HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"
 
@@ -95,9 +95,7 @@ def test_results_alone_make_a_page_and_calibration_says_how_far_off():
     assert "calibration error is 0.3." in html
 
 
-# Where browsers are called; CHROME_BIN is what CI services set.
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_BROWSER = os.environ.get("CHROME_BIN") or next(filter(None, map(shutil.which, _NAMES)), None)
+_BROWSER = fetch_chromium.find()
 # Chromium is spoken to by its descriptors 3 and 4.
 _START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
@@ -152,7 +150,7 @@ class Tab:
 @pytest.fixture
 def tab(tmp_path):
     if not _BROWSER:
-        pytest.skip("no Chromium: install one, or set CHROME_BIN")
+        pytest.skip("no Chromium: python tests/fixtures/fetch_chromium.py, or set CHROME_BIN")
     theirs, ours = os.pipe(), os.pipe()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
              "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip

@@ -16,6 +16,7 @@ _TITLES = {
     "acc5": "top-5",
     "mean_per_class_recall": "mean per class",
     "mean_average_precision": "mean average precision",
+    "pixel_nn_acc1": "top-1 of pixel nearest neighbour",
 }
 _WAYS = {"image": "text to image", "text": "image to text"}  # by what is found
 # Names that CLIP_benchmark has for what is called otherwise here, "-" as "_".
