@@ -189,7 +189,7 @@ def test_no_array_of_all_pairs():
 
 def test_classes_of_one_picture_have_no_interval_of_their_mean():
     z = np.eye(6, dtype=np.float32)
-    alone = score(z[:5], z, np.arange(5)[:, None], 0.0, 0.0).intervals()
+    alone = c.score(z[:5], z, np.arange(5)[:, None], 0.0, 0.0).intervals()
     assert alone.keys() == {"acc1", "acc5"}
-    twice = score(z[[0, 0, 1, 1]], z, np.array([[0], [0], [1], [1]]), 0.0, 0.0).intervals()
+    twice = c.score(z[[0, 0, 1, 1]], z, np.array([[0], [0], [1], [1]]), 0.0, 0.0).intervals()
     assert "mean_per_class_recall" in twice
