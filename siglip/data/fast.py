@@ -70,19 +70,18 @@ def decode(
 
 
 def resize(picture: Picture, size: int, c: cfg.Image, box: exact.Box | None = None) -> np.ndarray:
-    """Squash (the box of) a picture to uint8 `(size, size, 3)`, as `images.resize` nearly does.
+    """A picture, or a box of it, as uint8 `(size, size, 3)`: nearly what `images.resize` makes.
 
     A box is in units of `picture.size` and never rounded to whole pixels; what lies around it
     counts at its edges.
     """
-    pixels, box = picture.pixels, box or (0, 0, *picture.size)
-    if isinstance(pixels, Image.Image):
-        return exact.resize(pixels, size, c, box)
-    if c.resize not in _FILTERS or not _installed():
-        return exact.resize(Image.fromarray(pixels), size, c, box)
+    pixels, seen = picture.pixels, box or _seen(picture.size, size, c)
+    if isinstance(pixels, Image.Image) or c.resize not in _FILTERS or not _installed():
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        return exact.resize(image, size, c, box if image.size == picture.size else seen)
     if not hasattr(_thread, "resizer"):
         _thread.resizer = cykooz_resizer.Resizer()  # has buffers: one for each thread
-    left, top, right, bottom = box
+    left, top, right, bottom = seen
     # A billionth narrower, so that rounding does not put the box's end outside.
     crop = cykooz_resizer.CropBox(
         max(left, 0), max(top, 0), (right - left) * (1 - 1e-9), (bottom - top) * (1 - 1e-9)
@@ -94,6 +93,18 @@ def resize(picture: Picture, size: int, c: cfg.Image, box: exact.Box | None = No
     squashed = cykooz_resizer.ImageData(size, size, rgb)
     _thread.resizer.resize(source, squashed, options)
     return np.frombuffer(squashed.get_buffer(), np.uint8).reshape(size, size, 3)
+
+
+def _seen(picture_size: tuple[float, float], size: int, c: cfg.Image) -> exact.Box:
+    """The box of a whole picture that becomes the square."""
+    if c.shape == "squash":
+        return (0, 0, *picture_size)
+    # In units of the picture: the kept pixels of all that a side would become.
+    sides = zip(exact.middle(picture_size, size), picture_size, strict=True)
+    (left, right), (top, bottom) = (
+        (kept.start * n / length, kept.stop * n / length) for (length, kept), n in sides
+    )
+    return (left, top, right, bottom)
 
 
 def _shrink(size: tuple[int, int], at_least: float) -> int:

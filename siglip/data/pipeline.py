@@ -76,7 +76,9 @@ class Draw:
 
     def _vary(self, picture: Loaded, rng: np.random.Generator) -> np.ndarray:
         c = self._c.data
-        pixels = self._resize(picture, images.random_crop_box(picture.size, c.crop_min_area, rng))
+        box = images.random_crop_box(picture.size, c.crop_min_area, rng)
+        # How the whole picture becomes a square is the model's own affair.
+        pixels = self._resize(picture, box if c.crop_min_area < 1 else None)
         if c.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         return self._augment(pixels, rng) if self._augment else pixels

@@ -72,11 +72,11 @@ class Evaluator:
         )  # fmt: skip
         self._cache = None
         if cache:
+            tower, tokenizer = cfg.to_dict(model.config.text), model.tokenizer
+            tokens = [tokenizer.fingerprint(), tokenizer.clean, tokenizer.pad_id]
             # The same sentences on another kind of device are another embedding, by rounding.
             where = [jax.__version__, self._device, model.config.dtype]
-            tower = cfg.to_dict(model.config.text)
-            made_of = [identity.sha256, tower, self._preprocessing, where]
-            self._cache = classes.Cache(cache, made_of)
+            self._cache = classes.Cache(cache, [identity.sha256, tower, tokens, where])
 
     def __call__(self, task: Task, asked: Sequence[Protocol], read: float = 0.0) -> list[Outcome]:
         """An outcome for each protocol, of retrieval one.

@@ -18,10 +18,9 @@ def preprocessing(
     `files` holds the contents of the configuration files by name.
     """
     if own := files[SIDECAR]:
-        return (
-            cfg.from_dict(own.get("image", {}), cfg.Image, f"{where}: {SIDECAR} image"),
-            cfg.from_dict(own.get("text", {}), cfg.Text, f"{where}: {SIDECAR} text"),
-        )
+        image = cfg.from_dict(own.get("image", {}), cfg.Image, f"{where}: {SIDECAR} image")
+        cfg.check_word(f"{where}: {SIDECAR} image.shape", image.shape, cfg.SHAPES)
+        return image, cfg.from_dict(own.get("text", {}), cfg.Text, f"{where}: {SIDECAR} text")
     image, clean = names.profile(form, family)
     if form == "huggingface":
         image = _huggingface_image(image, files, model, where)
@@ -48,6 +47,7 @@ def _huggingface_image(
                 "are 2 (bilinear) and 3 (bicubic)"
             )
         image = dataclasses.replace(image, resize=filters[processor["resample"]])
+    _refuse_crops(processor, where)
     size = processor.get("size", {}).get("height")
     if size and model.image and size != model.image.image_size:
         raise cfg.UserError(
@@ -57,19 +57,35 @@ def _huggingface_image(
     return _normalisation(image, processor.get("image_mean"), processor.get("image_std"), where)
 
 
+def _refuse_crops(processor: Json, where: str) -> None:
+    """A processor that does not squash; transformers crops elsewhere than we, by up to a pixel."""
+    size = processor.get("size", {})
+    squashes = isinstance(size, dict) and "shortest_edge" not in size
+    # To cut out what is all there is changes nothing.
+    crop = processor.get("crop_size") if processor.get("do_center_crop") else size
+    if not squashes or crop not in (size, size.get("height")):
+        raise cfg.UserError(
+            f"{where}: its preprocessing asks for size={size}, "
+            f"do_center_crop={processor.get('do_center_crop', False)}; SigLIP's squashes to a "
+            "square: write a height and a width into its size, and do_center_crop=false"
+        )
+
+
 def _open_clip_image(image: cfg.Image, files: dict[str, Json], where: str) -> cfg.Image:
     preprocess = files["open_clip_config.json"].get("preprocess_cfg", {})
     pretrained = files["config.json"].get("pretrained_cfg", {})  # timm alone
     resize = preprocess.get("interpolation", pretrained.get("interpolation", "bicubic"))
     mode = preprocess.get("resize_mode", "squash")
-    if mode != "squash" or resize not in ("bicubic", "bilinear"):
+    shapes = {"squash": "squash", "shortest": "crop"}
+    if mode not in shapes or resize not in ("bicubic", "bilinear"):
         raise cfg.UserError(
             f"{where}: its preprocessing asks for resize_mode={mode!r}, interpolation={resize!r}; "
-            "SigLIP's are 'squash' and 'bicubic' or 'bilinear'"
+            "known are 'squash' and 'shortest', 'bicubic' and 'bilinear'"
         )
     mean = preprocess.get("mean", pretrained.get("mean"))
     std = preprocess.get("std", pretrained.get("std"))
-    return _normalisation(dataclasses.replace(image, resize=resize), mean, std, where)
+    image = dataclasses.replace(image, resize=resize, shape=shapes[mode])
+    return _normalisation(image, mean, std, where)
 
 
 def _normalisation(image: cfg.Image, mean: Any, std: Any, where: str) -> cfg.Image:

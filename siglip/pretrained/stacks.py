@@ -64,12 +64,21 @@ def huggingface(
             )
         elif not resize.startswith("torch_"):
             notes.append("pictures: transformers' resize differs from Pillow's, by a level or two")
+        side = c.image.image_size
+        square = {"height": side, "width": side}
+        shape: Json = {"size": square}
+        if image.shape == "crop":
+            shape = {"size": {"shortest_edge": side}, "do_center_crop": True, "crop_size": square}
+            notes.append(
+                "pictures: the crop of transformers 5 begins a pixel earlier where 3, 7, 11, ... "
+                "pixels are cut off"
+            )
         files["preprocessor_config.json"] = {
             "image_processor_type": "SiglipImageProcessor",
             "processor_class": "SiglipProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"height": c.image.image_size, "width": c.image.image_size},
+            **shape,
             "resample": 2 if resize.endswith("bilinear") else 3,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
@@ -175,7 +184,7 @@ def open_clip(
             "mean": [image.mean] * 3,
             "std": [image.std] * 3,
             "interpolation": resize,
-            "resize_mode": "squash",
+            "resize_mode": {"squash": "squash", "crop": "shortest"}[image.shape],
         },
     }
     return {"open_clip_config.json": config}, notes

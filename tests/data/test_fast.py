@@ -1,6 +1,7 @@
 """The fast pictures of training against the exact ones."""
 
 import concurrent.futures
+import dataclasses
 import io
 import warnings
 
@@ -95,6 +96,8 @@ def test_tensorflows_resize_is_exact():
     for at_least in (1e9, 1):
         exact, found = both(encoded(PHOTO), 100, c, (3.5, 4.5, 300.25, 400.0), at_least)
         np.testing.assert_array_equal(exact, found)
+    c = dataclasses.replace(c, shape="crop")
+    np.testing.assert_array_equal(*both(encoded(PHOTO), 100, c, at_least=1))
 
 
 def test_shrinks_as_far_as_both_sides_allow():
@@ -136,6 +139,44 @@ def test_orientation_of_shrunk_pictures(orientation):
         assert psnr(exact, found) > 40
 
 
+@pytest.mark.parametrize("resize", ANTIALIASED)
+@pytest.mark.parametrize("width,height,size", [(600, 401, 128), (301, 590, 128)])
+def test_crops(width, height, size, resize):
+    """The same middle, as PNG and as JPEG."""
+    c = cfg.Image(resize, shape="crop")
+    picture = PHOTO.resize((width, height))
+    for form, kwargs in (("png", {}), ("jpeg", {"quality": 92})):
+        exact, found = both(encoded(picture, form, **kwargs), size, c)
+        assert np.abs(exact - found).mean() < 0.3 and np.abs(exact - found).max() <= 10
+    # A pixel aside would be seen.
+    assert np.abs(np.roll(exact, 1, width > height) - found).mean() > 1
+    box = (0, 0, width, height)
+    assert np.abs(both(encoded(picture, "png"), size, c, box)[1] - found).mean() > 2  # squashed
+
+
+@pytest.mark.parametrize("resize", ANTIALIASED)
+def test_crops_of_lines(resize):
+    line = np.zeros((5, 1, 3), np.uint8)
+    line[2] = 200
+    for pixels in (line, line.transpose(1, 0, 2)):
+        data = encoded(Image.fromarray(pixels), "png")
+        exact, found = both(data, 20, cfg.Image(resize, shape="crop"))
+        assert np.abs(exact - found).max() <= 2 and found.min() > 80
+
+
+@pytest.mark.parametrize("mode,width,height", [("RGB", 1021, 767), ("CMYK", 1024, 768)])
+def test_crops_of_shrunk_pictures(mode, width, height):
+    """Also where the last pixel is cut, and where Pillow resizes what stays CMYK until then."""
+    c = cfg.Image(rgb="after_resize", shape="crop")
+    for size in ((width, height), (height, width)):
+        large = PHOTO.crop((0, 100, 512, 485)).resize(size, Image.Resampling.LANCZOS).convert(mode)
+        data = encoded(large, quality=92)
+        assert fast.decode(data, "x", c, 256).size == tuple(n / 2 for n in size)
+        exact, found = both(data, 256, c, at_least=256)
+        assert psnr(exact, found) > 45
+        assert psnr(np.roll(exact, 1, int(size[0] > size[1])), found) < 30
+
+
 def test_damaged_jpegs_shrink_too():
     """Those that only Pillow reads."""
     data = encoded(PHOTO, quality=92)
@@ -163,6 +204,11 @@ def test_without_the_fast_library(monkeypatch):
         with pytest.warns(UserWarning, match="cykooz.resizer is not installed"):
             exact, found = both(encoded(PHOTO), 64, cfg.Image())
         np.testing.assert_array_equal(exact, found)
+        crop = cfg.Image("torch_bicubic", shape="crop")
+        np.testing.assert_array_equal(*both(encoded(PHOTO), 100, crop))
+        # Of a pixel that was cut while decoding, only what there is.
+        data = encoded(PHOTO.resize((1025, 771)), quality=92)
+        assert psnr(*both(data, 64, cfg.Image(shape="crop"), at_least=64)) > 35
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             both(encoded(PHOTO), 64, cfg.Image())

@@ -1,7 +1,7 @@
 import dataclasses
 import io
+import itertools
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from siglip import config as cfg
 from siglip.data import images, pipeline
 from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer
-from siglip.evaluation import zeroshot
+from siglip.encoder import decoder
 from tests.data.sources.test_tar import write_tar
 
 TENSORFLOW = np.load(pathlib.Path(__file__).parents[1] / "fixtures/preprocessing/tensorflow.npz")
@@ -42,8 +42,8 @@ def test_every_mode_becomes_rgb(mode, rgb):
     decoded = images.decode(encoded(picture, form), "x", c)
     assert decoded.mode == (mode if rgb == "after_resize" else "RGB") and decoded.size == (5, 4)
     assert images.to_rgb(decoded, c) is decoded  # once is enough
-    for resize in cfg.RESIZE:
-        pixels = images.resize(decoded, 3, cfg.Image(resize, rgb))
+    for resize, shape in itertools.product(cfg.RESIZE, cfg.SHAPES):
+        pixels = images.resize(decoded, 3, cfg.Image(resize, rgb, shape=shape))
         assert pixels.shape == (3, 3, 3) and pixels.dtype == np.uint8
 
 
@@ -289,22 +289,6 @@ def test_training_and_evaluation_decode_as_the_model_says(tmp_path, tiny_config)
         expected = images.resize(images.decode(encoded(clear), "x", c.image), size, c.image)
         batch = next(iter(pipeline.train_batches(c, source, text)))
         np.testing.assert_array_equal(batch["image"][0], expected)
-        np.testing.assert_array_equal(
-            images.resize(zeroshot.Pictures(source, c.image)[0], size, c.image), expected
-        )
+        np.testing.assert_array_equal(decoder(source, size, c.image)(0), expected)
         found.append(expected)
     assert np.any(found[0] != found[1])
-
-
-def test_evaluation_asks_the_model(tmp_path):
-    """Pictures reach `encode_image` decoded as the model's own configuration says."""
-    members = [
-        ("0.png", encoded(noise(9, 9, "LA"))),
-        ("0.json", b'{"name": "noise", "caption": "noise"}'),
-    ]
-    source = TarSource(write_tar(tmp_path / "a.tar", members))
-    model = types.SimpleNamespace(image=cfg.Image(rgb="after_resize"), seen=[])
-    model.encode_image = lambda pictures: model.seen.extend(pictures)
-    model.encode_text = model.logits = lambda *_: None
-    zeroshot.evaluate(model, source, cfg.Evaluation())
-    assert [picture.mode for picture in model.seen] == ["LA"]

@@ -1,6 +1,8 @@
 """Pixels against the image processors of transformers and OpenCLIP, for files of many kinds."""
 
+import dataclasses
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from siglip import config as cfg
 from siglip.data import images
-from tests.data.test_images import FILES, TENSORFLOW
+from tests.data.test_images import CROPS, FILES, TENSORFLOW, pattern
 from tests.parity import models
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
@@ -92,17 +94,63 @@ def test_transformers(name, resize, resample, tmp_path):
         np.testing.assert_allclose(found.astype(float), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape,mode", [("squash", "squash"), ("crop", "shortest")])
 @pytest.mark.parametrize("name", CASES)
-def test_open_clip(name):
+def test_open_clip(name, shape, mode):
     models.import_torch()
     open_clip = pytest.importorskip("open_clip", reason="run `make parity`")
-    for size in SIZES:
+    for size, resize in ((SIZES[0], "bilinear"), *((size, "bicubic") for size in SIZES)):
         transform = open_clip.image_transform(
-            size, is_train=False, mean=0.5, std=0.5, interpolation="bicubic", resize_mode="squash"
+            size, is_train=False, mean=0.5, std=0.5, interpolation=resize, resize_mode=mode
         )
         expected = levels(transform(Image.open(io.BytesIO(CASES[name]))))
-        found = ours(CASES[name], size, OPEN_CLIP)
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        c = dataclasses.replace(OPEN_CLIP, resize=resize, shape=shape)
+        np.testing.assert_allclose(ours(CASES[name], size, c), expected, atol=1e-3)
+
+
+def torchvision_crop(pixels, size, resize):
+    torch = models.import_torch()
+    from torchvision.transforms import InterpolationMode, v2
+
+    kind = InterpolationMode(resize.removeprefix("torch_"))
+    crop = v2.Compose([v2.Resize(size, kind, antialias=True), v2.CenterCrop(size)])
+    found = crop(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+    return found.permute(1, 2, 0).contiguous().numpy()
+
+
+@pytest.mark.parametrize("resize", ["torch_bicubic", "torch_bilinear"])
+def test_torchvision_crops(resize):
+    """Of any shape and size; those of `make test` are torchvision's as well."""
+    rng = np.random.default_rng(0)
+    c = cfg.Image(resize, shape="crop")
+    for (width, height, size), crcs in CROPS.items():
+        pixels = torchvision_crop(pattern(width, height), size, resize)
+        assert zlib.crc32(pixels.tobytes()) == crcs[resize]
+    for _ in range(150):
+        width, height = np.exp(rng.uniform(0, np.log(300), 2)).round().astype(int)
+        size = int(rng.integers(2, 70))
+        if max(width, height) <= 100 * min(width, height):
+            pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+            found = images.resize(Image.fromarray(pixels), size, c)
+            np.testing.assert_array_equal(found, torchvision_crop(pixels, size, resize))
+
+
+def test_the_crop_of_transformers_may_begin_a_pixel_earlier():
+    """It rounds half pixels down, torchvision to the even one: why it is not read as ours."""
+    models.import_torch()
+    transformers = pytest.importorskip("transformers", reason="run `make parity`")
+    square = {"height": 16, "width": 16}
+    processor = transformers.SiglipImageProcessor(
+        size={"shortest_edge": 16}, do_center_crop=True, crop_size=square,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    for more in range(12):
+        picture = Image.fromarray(pattern(16 + more, 16))
+        theirs = levels(processor(picture, return_tensors="np")["pixel_values"][0])
+        wide = np.asarray(picture)[:, more // 2 :][:, :16]
+        np.testing.assert_allclose(theirs, wide, atol=1e-3)
+        found = images.resize(picture, 16, cfg.Image("torch_bicubic", shape="crop"))
+        assert np.allclose(found, theirs, atol=1e-3) == (more % 4 != 3)
 
 
 def test_the_kinds_tell_the_settings_apart():
@@ -111,6 +159,7 @@ def test_the_kinds_tell_the_settings_apart():
         others = [
             cfg.Image(base.resize.replace("cubic", "linear"), base.rgb, base.upright),
             cfg.Image(base.resize, base.rgb, not base.upright),
+            dataclasses.replace(base, shape="crop"),
             *(cfg.Image(base.resize, rgb, base.upright) for rgb in cfg.RGB if rgb != base.rgb),
         ]
         for other in others:
