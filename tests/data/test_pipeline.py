@@ -14,6 +14,7 @@ from siglip import config as cfg
 from siglip.data import pipeline
 from siglip.data.sources import BadSample, TarSource
 from siglip.data.text import Tokenizer
+from tests.conftest import EMOJI
 
 
 def batches(config, count, *, start=None, **kwargs):
