@@ -28,6 +28,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
+	@$(BIN)/python tests/fixtures/fetch_chromium.py
 	@touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev requirements-parity.txt
@@ -40,7 +41,7 @@ quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 C
 	$(BIN)/python eval.py --config configs/eval.py:quickstart --config.model=$(WORKDIR) --config.output=$(WORKDIR)/results
 
 test: $(VENV)/.installed-dev  ## the tests: minutes, no network
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## ruff and the direction of imports
 	$(BIN)/ruff check .

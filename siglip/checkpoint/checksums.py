@@ -10,9 +10,13 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import math
+import os
 from collections.abc import Iterator, Sequence
 
 from etils import epath
+
+from siglip.workdir import is_remote
 
 NAME = "checksums.json"
 _ORBAX = "_CHECKPOINT_METADATA"
@@ -30,17 +34,34 @@ def write(folder: epath.Path) -> None:
     (folder / NAME).write_text(listed)
 
 
+def listed(folder: epath.Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file below `folder` by its path, as they were written.
+
+    Raises:
+      ValueError: no such list, or one that names what is not below the folder.
+      OSError: there is none, or it cannot be read.
+    """
+    try:
+        found = json.loads((folder / NAME).read_text())
+        files = {name: (int(size), str(digest)) for name, (size, digest) in found.items()}
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no list of checksums ({error})") from None
+    for name in files:
+        if not name.isprintable() or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"{name!a} is not below the folder")
+    return files
+
+
 def damage(folder: epath.Path, items: Sequence[str] | None = None) -> str | None:
     """What is wrong with a checkpoint, such as "params/d/1f64: checksum differs"; None: nothing.
 
     Of its items, which are its subfolders, all are read or those named; files beside them always.
     """
     try:
-        listed = json.loads((folder / NAME).read_text())
-        files = {name: (int(size), str(digest)) for name, (size, digest) in listed.items()}
+        files = listed(folder)
     except OSError:
         return f"{NAME}: missing"
-    except (ValueError, TypeError, AttributeError):
+    except ValueError:
         return f"{NAME}: makes no sense"
 
     def check(name: str) -> str | None:
@@ -48,13 +69,14 @@ def damage(folder: epath.Path, items: Sequence[str] | None = None) -> str | None
         if items is not None and below and item not in items:
             return None
         try:
-            size, digest = _sum(folder / name)
+            size, digest = _sum(folder / name, files[name][0])
         except FileNotFoundError:
             return f"{name}: missing"
         except OSError as error:
             return f"{name}: {error}"
         if size != files[name][0]:
-            return f"{name}: has {size:,} of {files[name][0]:,} bytes"
+            more = "more than " if size > files[name][0] else ""
+            return f"{name}: has {more}{min(size, files[name][0]):,} of {files[name][0]:,} bytes"
         return None if digest == files[name][1] else f"{name}: checksum differs"
 
     if not _knows(folder, {name.partition("/")[0] for name in files if "/" in name}):
@@ -89,18 +111,21 @@ def committed(folder: epath.Path) -> float | None:
 
 
 def all_files(folder: epath.Path) -> Iterator[epath.Path]:
-    """All files below a folder."""
+    """All files below a folder, and links."""
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not os.path.islink(path):
             yield from all_files(path)
         else:
             yield path
 
 
-def _sum(path: epath.Path) -> tuple[int, str]:
+def _sum(path: epath.Path, expected: float = math.inf) -> tuple[int, str]:
+    """Of a file that is much longer than `expected`, of its beginning."""
     size, digest = 0, hashlib.sha256()
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("not a regular file")  # a pipe would be waited for
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while size <= expected and (chunk := file.read(_CHUNK)):
             size += len(chunk)
             digest.update(chunk)
     return size, digest.hexdigest()

@@ -51,12 +51,14 @@ def export(
         chosen, items = checkpoints.step, checkpoints.items
         item = item or checkpoints.model_item
     if item not in items:
-        raise cfg.UserError(f"--item {item}: step {chosen} of {workdir} has only {items[-1]}")
+        raise cfg.UserError(
+            f"--item {item}: step {chosen} of {workdir} has only {items[-1]}; leave out --item"
+        )
     folder, tokenizer = folder_of(workdir) / str(chosen), locate(workdir) / TOKENIZER
     with told(tokenizer):
         vocabulary = tokenizer.read_bytes()
     with told(target):
-        listed = json.loads((folder / checksums.NAME).read_text())
+        listed = checksums.listed(folder)
         kept = {name: x for name, x in listed.items() if name.partition("/")[0] in (name, item)}
         names = [*kept, *(name for name in _ORBAX if (folder / name).exists())]
         with made(there) as here:

@@ -66,8 +66,19 @@ def newest_whole(
 
 
 def read_metadata(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays."""
-    return json.loads((folder_of(workdir) / str(step) / METADATA).read_text())
+    """What was saved beside the arrays.
+
+    Raises:
+      UserError: it is nothing that a run would save.
+    """
+    path = folder_of(workdir) / str(step) / METADATA
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            raise ValueError("no configuration in it")
+    except (ValueError, RecursionError) as error:
+        raise cfg.UserError(f"{path}: makes no sense ({error}); fetch the run again") from None
+    return found
 
 
 def saved_config(workdir: str | os.PathLike) -> cfg.Config | None:

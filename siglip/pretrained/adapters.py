@@ -7,6 +7,7 @@ trained with, as `.safetensors`; its metadata says of which rank they are and fo
 import dataclasses
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -55,7 +56,9 @@ def save(params: siglip.Params, c: cfg.Model, base: str, path: str | os.PathLike
     if path.suffix != ".safetensors":
         raise cfg.UserError(f"{path}: adapters are written as .safetensors; give such a name")
     if not c.lora_rank:
-        raise cfg.UserError("config.model.lora_rank=0: this model has no adapters to write")
+        raise cfg.UserError(
+            "config.model.lora_rank=0: no adapters to write; convert the whole model"
+        )
     arrays = {
         name: np.asarray(x)
         for name, x in sharding.by_path(params).items()
@@ -102,7 +105,7 @@ def add(params: siglip.Params, c: cfg.Model, path: str | os.PathLike, mesh: Mesh
 def _rank(path: pathlib.Path) -> int:
     metadata: dict[str, Any] = read_metadata(path)
     rank = metadata.get("rank", "")
-    if metadata.get("format") != FORMAT or not rank.isdecimal() or int(rank) < 1:
+    if metadata.get("format") != FORMAT or not re.fullmatch("[1-9][0-9]{0,4}", rank):
         raise cfg.UserError(
             f"{path}: not adapters as this project writes them (format "
             f"{metadata.get('format')!r}, rank {rank!r}; expected {FORMAT!r}); give another file"

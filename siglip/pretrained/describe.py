@@ -5,7 +5,6 @@ resize), and where they contradict the arrays the checkpoint is refused.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -16,7 +15,7 @@ from siglip.model import presets
 from siglip.pretrained import names
 from siglip.pretrained.preprocessing import SIDECAR, Json, preprocessing
 from siglip.pretrained.sizes import HEADS, TOWERS, Sizes, heads, tower_sizes
-from siglip.pretrained.tensors import Tensors
+from siglip.pretrained.tensors import Tensors, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +47,15 @@ def describe(
         prefix = TOWERS[form][tower]
         tensors = tensors.rename(lambda name: name if name.startswith(prefix) else None)
         if not tensors.shapes:
-            raise cfg.UserError(f"{tensors.where}: has no {tower} tower")
+            raise cfg.UserError(f"{tensors.where}: has no {tower} tower; leave out :{tower}")
     if form == "huggingface":
         tensors = _without_identity_head(tensors)
     image = _image_tower(form, tensors, files, release)
     text = _text_tower(form, tensors, files)
     if not image and not text:
-        raise cfg.UserError(f"{tensors.where}: holds neither an image nor a text tower")
+        raise cfg.UserError(
+            f"{tensors.where}: holds neither an image nor a text tower; give a SigLIP's weights"
+        )
     model = cfg.Model(image, text)
     stacked = frozenset(
         tower
@@ -72,15 +73,7 @@ _CONFIG_FILES = (
 
 
 def _read_json(folder: pathlib.Path | None, name: str) -> Json:
-    if folder is None or not (folder / name).is_file():
-        return {}
-    try:
-        content = json.loads((folder / name).read_text())
-    except ValueError as error:
-        raise cfg.UserError(f"{folder / name}: not JSON ({error}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise cfg.UserError(f"{folder / name}: not a JSON object; fetch it again")
-    return content
+    return {} if folder is None or not (folder / name).is_file() else read_json(folder / name)
 
 
 def _refuse_naflex(tensors: Tensors, files: dict[str, Json]) -> None:
@@ -176,7 +169,7 @@ def _agree(declared: Json, actual: dict[str, int], where: str) -> None:
     for name, value in actual.items():
         if name in declared and declared[name] != value:
             raise cfg.UserError(
-                f"{where}: its configuration says {name}={declared[name]}, its arrays {value}; "
+                f"{where}: its configuration says {name}={declared[name]!r}, its arrays {value}; "
                 "use the configuration that belongs to these weights"
             )
 
@@ -185,10 +178,13 @@ def _gelu(declared: Json, where: str) -> str:
     kind = declared.get("hidden_act", "gelu_pytorch_tanh")
     kinds = {"gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu": "erf"}
     if kind not in kinds:
-        raise cfg.UserError(f"{where}: hidden_act={kind!r} is not an activation of SigLIP's")
+        raise cfg.UserError(
+            f"{where}: hidden_act={kind!r} is not an activation of SigLIP's; it must be one of "
+            f"{', '.join(kinds)}"
+        )
     epsilon = declared.get("layer_norm_eps", 1e-6)
     if epsilon != 1e-6:
-        raise cfg.UserError(f"{where}: layer_norm_eps={epsilon}; SigLIP's is 1e-6")
+        raise cfg.UserError(f"{where}: layer_norm_eps={epsilon!r}; SigLIP's is 1e-6")
     return kinds[kind]
 
 
@@ -203,14 +199,15 @@ def _image_tower(
     if len(sizes.first) != 4 or grid**2 != sizes.positions:
         raise cfg.UserError(
             f"{tensors.where}: patches {sizes.first} and {sizes.positions} positions are not those "
-            "of a square picture"
+            "of a square picture; give a SigLIP's weights"
         )
     declared = _declared(form, "img", files)
     size = declared.get("image_size") or _released_size(sizes, patch, grid, release)
     if size // patch != grid:
         raise cfg.UserError(
             f"{tensors.where}: its configuration says image_size={size}, which is "
-            f"{size // patch}x{size // patch} patches of {patch}; its arrays have {grid}x{grid}"
+            f"{size // patch}x{size // patch} patches of {patch}; its arrays have {grid}x{grid}: "
+            "use the configuration that belongs to these weights"
         )
     actual = {"hidden_size": sizes.width, "num_hidden_layers": sizes.depth,
               "intermediate_size": sizes.mlp_dim, "patch_size": patch}  # fmt: skip

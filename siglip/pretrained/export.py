@@ -1,4 +1,4 @@
-"""A checkpoint in another stack's format: weights, configuration, preprocessing and tokenizer."""
+"""A checkpoint in another stack's format: weights, configuration, preprocessing, vocabulary."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.pretrained import adapters as lora
-from siglip.pretrained import describe, load, mapping, names, places, stacks
+from siglip.pretrained import card, describe, load, mapping, names, places, stacks
 from siglip.pretrained.describe import SIDECAR
 
 Json = dict[str, Any]
@@ -68,6 +68,8 @@ def convert(
     files, notes = stacks.configure(to, c, image, text, source.family)
     if tokens and to != names.BIG_VISION:
         files |= stacks.tokenizer_files(tokens, text, to, str(src))
+    origin = f"{src} with {adapters}" if adapters else src
+    files[card.NAME] = card.text(to, origin, c, image, text, tokens, notes, card.find_run(src))
     own = {
         "format": f"siglip-jax {__version__}",
         "model": cfg.to_dict(c),
@@ -114,7 +116,9 @@ def convert_adapters(src: str | os.PathLike, dst: str | os.PathLike) -> None:
     """
     place = places.resolve(src)
     if not places.is_run(place.path):
-        raise cfg.UserError(f"{src}: not the workdir of a run, which alone has adapters apart")
+        raise cfg.UserError(
+            f"{src}: not the workdir of a run, which alone has adapters apart; give one"
+        )
     with contextlib.closing(Checkpoints(place.path, step=place.step, items=())) as checkpoints:
         c = checkpoints.config()
     mesh = _cpu_mesh()

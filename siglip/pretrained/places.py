@@ -159,9 +159,9 @@ def hub_errors(name: str, command: str) -> Iterator[None]:
             f"{name}: no such file, folder, or repository on the hub{names.near(name)}"
         ) from None
     except errors.RevisionNotFoundError:
-        raise cfg.UserError(f"{name}: the repository has no such revision") from None
+        raise cfg.UserError(f"{name}: the repository has no such revision; check it") from None
     except errors.HFValidationError as error:
-        raise cfg.UserError(f"{name}: not a repository's name ({error})") from None
+        raise cfg.UserError(f"{name}: not a repository's name ({error}); give another") from None
     except (errors.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise cfg.UserError(
@@ -177,6 +177,8 @@ def cache_folder() -> pathlib.Path:
 
 def _cached(url: str) -> pathlib.Path:
     protocol, _, key = url.partition("://")
+    if ".." in key.split("/"):
+        raise cfg.UserError(f"{url}: an address with `..` in it; write where it leads")
     return cache_folder() / protocol / key.rstrip("/")
 
 

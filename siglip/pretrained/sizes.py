@@ -113,5 +113,8 @@ def heads(sizes: Sizes, declared: Any, where: str) -> int:
             )
         heads = known[sizes.width]
     if heads < 1 or sizes.width % heads:
-        raise cfg.UserError(f"{where}: {heads} attention heads do not divide width {sizes.width}")
+        raise cfg.UserError(
+            f"{where}: {heads} attention heads do not divide width {sizes.width}; use the "
+            "configuration that belongs to these weights"
+        )
     return heads

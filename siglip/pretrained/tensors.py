@@ -5,17 +5,22 @@ Shapes are known when a file is opened; an array is read when it is asked for, o
 
 import contextlib
 import json
+import math
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
 from siglip import config as cfg
+from siglip.data.sources import npz
+from siglip.data.sources.base import printable
 
 Read = Callable[[Sequence[str]], Iterator[np.ndarray]]
+_JSON_BYTES = 2**26
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -49,7 +54,7 @@ class Tensors:
 
 
 def broken(where: str, error: Exception) -> cfg.UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = printable(" ".join(str(error).split())) or type(error).__name__
     return cfg.UserError(f"{where}: damaged or cut short ({reason}); fetch it again")
 
 
@@ -78,11 +83,26 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a configuration file, or a UserError."""
+    try:
+        if path.stat().st_size > _JSON_BYTES:
+            raise ValueError(f"more than {_JSON_BYTES >> 20} MiB")
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise cfg.UserError(f"{path}: not JSON ({printable(str(error))}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise cfg.UserError(f"{path}: not a JSON object; fetch it again")
+    return content
+
+
 def shards(index: pathlib.Path) -> list[pathlib.Path]:
     """The files that a `*.safetensors.index.json` names."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        if outside := [name for name in names if pathlib.PurePath(name).name != name]:
+            raise ValueError(f"{outside[0]} is not a file beside it")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise broken(str(index), error) from None
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
@@ -96,20 +116,19 @@ def shards(index: pathlib.Path) -> list[pathlib.Path]:
 def _open_npz(path: pathlib.Path) -> Tensors:
     shapes, nbytes = {}, 0
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    shape, dtype = _npy_header(file)
-                    if dtype.hasobject:
-                        raise cfg.UserError(
-                            f"{path}: {member} holds Python objects, which are pickles and are "
-                            "not read; save arrays only"
-                        )
-                    if dtype.kind in "fV":
-                        shapes[member.removesuffix(".npy")] = shape
-                        nbytes += int(np.prod(shape)) * dtype.itemsize
+        with path.open("rb") as file:
+            headers = npz.headers(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise broken(str(path), error) from None
+    for member, (shape, dtype) in headers.items():
+        if dtype.hasobject:
+            raise cfg.UserError(
+                f"{path}: {member} holds Python objects, which are pickles and are not read; save "
+                "arrays only"
+            )
+        if dtype.kind in "fV":
+            shapes[member.removesuffix(".npy")] = shape
+            nbytes += math.prod(shape) * dtype.itemsize
 
     def read(names: Sequence[str]) -> Iterator[np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
@@ -121,23 +140,13 @@ def _open_npz(path: pathlib.Path) -> Tensors:
     return Tensors(str(path), shapes, nbytes, read)
 
 
-def _npy_header(file) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if header is None:
-        raise ValueError(f"version {version} of the npy format")
-    shape, _, dtype = header(file)
-    return shape, dtype
-
-
 def _open_safetensors(paths: Sequence[pathlib.Path]) -> Tensors:
     shapes, file_of, nbytes = {}, {}, 0
     for path in paths:
         with _reading(path), safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if not name.isprintable():
+                    raise broken(str(path), ValueError(f"an array is named {name!a}"))
                 view = file.get_slice(name)
                 if view.get_dtype() in ("F64", "F32", "F16", "BF16"):
                     shapes[name], file_of[name] = tuple(view.get_shape()), path

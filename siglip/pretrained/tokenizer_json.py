@@ -26,6 +26,12 @@ def convert(model: bytes, clean: str, where: str) -> tokenizers.Tokenizer:
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(model)
     pieces, trainer = list(proto.pieces), proto.trainer_spec
+    if not (
+        0 <= trainer.eos_id < len(pieces) and max(trainer.unk_id, trainer.pad_id) < len(pieces)
+    ):
+        raise cfg.UserError(
+            f"{where}: its special pieces are not among its {len(pieces)} pieces; fetch it again"
+        )
     if trainer.model_type == _UNIGRAM:
         scores = [(piece.piece, piece.score) for piece in pieces]
         core = models.Unigram(scores, trainer.unk_id, byte_fallback=trainer.byte_fallback)
@@ -36,7 +42,9 @@ def convert(model: bytes, clean: str, where: str) -> tokenizers.Tokenizer:
             byte_fallback=trainer.byte_fallback, unk_token=pieces[trainer.unk_id].piece,
         )  # fmt: skip
     else:
-        raise cfg.UserError(f"{where}: only unigram and BPE models can be converted")
+        raise cfg.UserError(
+            f"{where}: only unigram and BPE models can be converted; convert to big_vision instead"
+        )
     tokenizer = tokenizers.Tokenizer(core)
     tokenizer.normalizer = normalizers.Sequence(_normalizers(proto.normalizer_spec, clean))
     tokenizer.decoder = decoders.Sequence(

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from siglip.config import UserError
 
+# Spaces, and what joins letters and emoji: not printable by themselves, as Python has it.
+_HARMLESS = "\xa0\u3000\u200c\u200d"
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
@@ -60,8 +62,8 @@ class BadSample(UserError):
     """
 
     def __init__(self, kind: str, where: str, reason: str, remedy: str = "replace or remove it"):
-        self.kind, self.where, self.reason = kind, where, reason
-        super().__init__(f"{where}: {reason}; {remedy}")
+        self.kind, self.where, self.reason = kind, printable(where), printable(reason)
+        super().__init__(f"{self.where}: {self.reason}; {remedy}")
 
     def __reduce__(self):  # crosses from worker processes
         return _restore, (type(self), self.kind, self.where, self.reason, self.args)
@@ -70,6 +72,12 @@ class BadSample(UserError):
 def damage_of(source: Source) -> list[BadSample]:
     """What was found wrong when the source was opened: for a run to tell and to count."""
     return list(getattr(source, "damage", ()))
+
+
+def printable(text: str) -> str:
+    """For a terminal, on one line: what would do something there, or is no text, is shown as
+    `\\x1b`."""
+    return "".join(c if c.isprintable() or c in _HARMLESS else ascii(c)[1:-1] for c in text)
 
 
 def usable_captions(values: Iterable[Any], where: str) -> tuple[str, ...]:

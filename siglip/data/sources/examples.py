@@ -143,7 +143,11 @@ def sample(raw: bytes, layout: Layout, captions: bool, key: str, where: str) -> 
         try:
             key = values["key"][0].decode(errors="surrogateescape")  # it may be a file's name
             meta = json.loads(values["meta"][0])
-        except (ValueError, KeyError, IndexError) as error:
+            if not isinstance(meta, dict):
+                raise ValueError("not an object")
+        except (
+            ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             reason = f"key or meta cannot be read ({error})"
             raise BadSample("broken record", where, reason, "pack it again") from None
         return Sample(key, where, picture[0], texts, meta)

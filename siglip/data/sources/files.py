@@ -127,17 +127,21 @@ def list_files(folder: str) -> list[str]:
         return sorted(n for n in names if not any(p.startswith(".") for p in n.split("/")))
     names = []
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not (f[0] == "." or _leads_back(root, f))]
+        folders[:] = [f for f in folders if not (f[0] == "." or _leads_back(folder, root, f))]
         relative = os.path.relpath(root, folder).replace(os.sep, "/") + "/"
         relative = relative.removeprefix("./")
         names += [relative + name for name in files if name[0] != "."]
     return sorted(names)
 
 
-def _leads_back(root: str, name: str) -> bool:
+def _leads_back(top: str, root: str, name: str) -> bool:
+    """Whether a link leads to a folder on the way from `top` to it, by whatever other links."""
     if not os.path.islink(path := os.path.join(root, name)):
         return False
-    return f"{os.path.realpath(root)}/".startswith(f"{os.path.realpath(path)}/")
+    target = os.path.join(os.path.realpath(path), "")
+    inside = os.path.relpath(root, top).split(os.sep)
+    way = itertools.accumulate(inside, os.path.join, initial=top)
+    return any(os.path.join(os.path.realpath(on), "").startswith(target) for on in way)
 
 
 def size(path: str) -> int:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from siglip.config import UserError
 from siglip.data.sources import examples, files
 from siglip.data.sources.address import Options
-from siglip.data.sources.base import BadSample, Sample
+from siglip.data.sources.base import BadSample, Sample, printable
 from siglip.data.sources.record_files import (
     ArrayRecords,
     ParquetRecords,
@@ -23,6 +23,8 @@ from siglip.data.sources.record_files import (
 INFO = "dataset_info.json"
 KEYS = ".keys.json"  # after a shard's name: the keys of its records, a list of strings
 _FEATURES = "features.json"
+_CLASS = {"pythonClassName", "python_class_name", "type"}  # in it: what stands for a class
+_TFDS = "tensorflow_datasets.core.features."
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TAKES = ("image", "caption", "key")
 
@@ -47,6 +49,7 @@ def open_place(place: str, options: Options, captions: bool = True) -> "RecordSo
     if files.is_file(files.join(folder, _FEATURES)):
         from tensorflow_datasets import features as kinds
 
+        _check_features(folder)
         features = kinds.FeatureConnector.from_config(folder or ".")
         layout = examples.layout_of_features(features, options, captions, place)
     else:
@@ -79,10 +82,13 @@ def _open_dataset(place: str, options: Options, captions: bool) -> "RecordSource
     from tensorflow_datasets.core import file_adapters, read_only_builder
 
     folder = _find(place)
+    _check_features(folder)
     try:
         info = read_only_builder.builder_from_directory(folder).info
     except Exception as error:  # of many kinds, for whatever its metadata may be
-        raise UserError(f"{place}: TFDS cannot read its metadata ({_line(error)})") from None
+        raise UserError(
+            f"{place}: TFDS cannot read its metadata ({_line(error)}); prepare it again"
+        ) from None
     form = info.file_format
     if form not in file_adapters.FileFormat.with_random_access():
         raise UserError(
@@ -103,6 +109,31 @@ def _open_dataset(place: str, options: Options, captions: bool) -> "RecordSource
     layout = examples.layout_of_features(info.features, options, captions, place)
     arrays = form == file_adapters.FileFormat.ARRAY_RECORD
     return RecordSource(ArrayRecords(parts) if arrays else ParquetRecords(parts), layout, captions)
+
+
+def _check_features(folder: str) -> None:
+    """Refuse features that TFDS does not have: it would import the module that they name."""
+    path = files.join(folder, _FEATURES)
+    if not files.is_file(path):
+        return
+    try:
+        left = [json.loads(files.read(path))]
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: TFDS cannot read its metadata ({error}); prepare it again"
+        ) from None
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+            for key in _CLASS & set(value):
+                if isinstance(name := value[key], str) and not name.startswith(_TFDS):
+                    raise UserError(
+                        f"{path}: names {printable(name)}, which is no feature of TFDS and is not "
+                        "imported; write the data with TFDS's own features"
+                    )
+        elif isinstance(value, list):
+            left += value
 
 
 def _find(place: str) -> str:
@@ -184,7 +215,12 @@ def _name(part: Part, number: int) -> str:
 
 def _stored_keys(part: Part) -> list[str]:
     path = part.path + KEYS
-    keys = json.loads(files.read(path))
+    try:
+        keys = json.loads(files.read(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON list of keys ({error}); pack the data again") from None
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{path}: no JSON list of keys; pack the data again")
     if len(keys) != part.total:
         raise UserError(f"{path}: {len(keys)} keys for {part.total} records; pack the data again")
     return keys[part.skip : part.skip + part.take]

@@ -66,7 +66,10 @@ class Rows:
         """Rows have these columns from now on; every file must."""
         for path, meta in zip(self.paths, self._files, strict=True):
             if missing := set(names) - set(meta.schema.to_arrow_schema().names):
-                raise UserError(f"{path}: no column {min(missing)!r}, unlike {self.paths[0]}")
+                raise UserError(
+                    f"{path}: no column {min(missing)!r}, unlike {self.paths[0]}; give files of one "
+                    "kind"
+                )
         self._select = list(names)
 
     def place(self, i: int) -> tuple[str, int]:
@@ -145,6 +148,8 @@ class Rows:
 
 def _unreadable(where: str, error: Exception) -> BadSample:
     if getattr(error, "errno", None):
-        return BadSample("unreadable file", where, os.strerror(error.errno), "is it still there?")
+        return BadSample(
+            "unreadable file", where, os.strerror(error.errno), "check whether it is still there"
+        )
     reason = f"damaged, or not parquet ({' '.join(str(error).split())})"
     return BadSample("broken record", where, reason, "fetch it again")

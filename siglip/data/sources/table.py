@@ -1,8 +1,10 @@
 """Tables of paths and captions: CSV, TSV, JSON lines, parquet."""
 
+import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 import posixpath
 import re
@@ -33,6 +35,7 @@ CAPTION_COLUMNS = ("text", "caption", "captions", "title", "description")
 _PROBES = 10  # pictures that are looked for when a table is opened
 # Arrow's threads, where they were just at work, abort one process in ten that ends by an error.
 _ALONE = {"use_threads": False}
+_DEPTH = 500  # of JSON; Python's own reader gives up at about a thousand
 _BLOCK = 2**24  # bytes read at once; a row may not be longer
 
 
@@ -213,20 +216,30 @@ def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadS
             if suffix == ".parquet":
                 columns = pyarrow.parquet.read_table(file, **_ALONE)
             elif suffix == ".jsonl":
+                _check_nesting(file)
                 columns = pyarrow.json.read_json(
                     file, pyarrow.json.ReadOptions(block_size=_BLOCK, **_ALONE)
                 )
             else:
                 columns, damage = _read_csv(file, path, suffix, options.sep if options else "")
             _ = columns.column_names  # of JSON they are only decoded here
-        except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        except (pa.ArrowException, csv.Error, UnicodeDecodeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: not a table that can be read ({reason}); repair it") from None
     return columns, damage
 
 
+def _check_nesting(file: Any) -> None:
+    """Raise a RecursionError where JSON is so deep that Arrow's reader would end the process."""
+    for line in file:
+        if line.count(b"[") + line.count(b"{") > _DEPTH:
+            with contextlib.suppress(ValueError):  # which Arrow will tell
+                json.loads(line)
+    file.seek(0)
+
+
 def _read_csv(file: Any, path: str, suffix: str, sep: str) -> tuple[pa.Table, list[BadSample]]:
-    header = re.split(r"[\r\n]", file.readline().decode("utf-8-sig"))[0]
+    header = re.split(r"[\r\n]", file.readline(_BLOCK).decode("utf-8-sig"))[0]
     file.seek(0)
     if not sep:
         sep = "\t" if suffix == ".tsv" else max(",\t;", key=header.count)

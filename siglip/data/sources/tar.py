@@ -110,8 +110,8 @@ class TarSource:
         try:
             found = files.read_spans(path, [(spans[m][0] * BLOCK, spans[m][1]) for m in members])
         except BadSample as error:
-            again = "fetch the shard again"
-            raise BadSample(error.kind, where, error.reason, again) from None
+            remedy = _REPAIR if error.kind == files.TOO_LARGE else "fetch the shard again"
+            raise BadSample(error.kind, where, error.reason, remedy) from None
         data = dict(zip(members, found, strict=True))
         meta = _json_object(data[JSON], where) if JSON in data else {}
         return key, where, data.get(IMAGE, b""), meta, data.get(TXT)
@@ -144,7 +144,7 @@ class TarSource:
                 f"no samples: the shards hold {pictures} pictures and no text {lacking}; add "
                 "texts, or make captions from a label with ?label=FIELD"
             )
-        return f"no samples: the shards hold no pictures ({', '.join(IMAGE_SUFFIXES)})"
+        return f"no samples: the shards hold no pictures ({', '.join(IMAGE_SUFFIXES)}); give others"
 
     def _check_fields(self) -> None:
         """Refuse fields that the first sample does not have."""

@@ -9,12 +9,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from siglip.data.sources import files
+from siglip.data.sources import files, npz
 from siglip.data.sources.base import IMAGE_SUFFIXES
 
 BLOCK = 512  # bytes: members begin at multiples of it
 IMAGE, JSON, TXT = range(3)  # the second axis of `Index.spans`
 _FORMAT = 3  # of the sidecar
+_LARGEST = 2**32 - 1  # bytes that an index can say; far fewer are read
 _READ_AHEAD = 8 * 2**20  # bytes of a shard in a bucket: few members are larger
 
 
@@ -46,10 +47,14 @@ def load(path: str) -> Index:
     sidecar = f"{path}.index.npz"
     if files.is_file(sidecar):
         try:
-            with np.load(io.BytesIO(files.read(sidecar)), allow_pickle=False) as saved:
+            content = io.BytesIO(files.read(sidecar))
+            npz.headers(content)  # it may have come with the shard
+            with np.load(content, allow_pickle=False) as saved:
                 if np.array_equal(saved["stamp"], stamp):
                     arrays = (saved[name] for name in ("keys", "ends", "spans"))
-                    return Index(*arrays, damage=saved["damage"].tobytes().decode())
+                    index = Index(*arrays, damage=saved["damage"].tobytes().decode())
+                    if _is_sound(index):
+                        return index
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # half-written or foreign: build it again
     with files.open(path, _READ_AHEAD) as file:
@@ -59,6 +64,17 @@ def load(path: str) -> Index:
     np.savez(buffer, **arrays, damage=np.frombuffer(index.damage.encode(), np.uint8))
     files.try_write(sidecar, buffer.getvalue())
     return index
+
+
+def _is_sound(index: Index) -> bool:
+    """Whether it is one that could have been written here."""
+    keys, ends, spans, n = index.keys, index.ends, index.spans, len(index.ends)
+    return (
+        (keys.dtype, ends.dtype, spans.dtype) == (np.uint8, np.uint32, np.uint32)
+        and (keys.ndim, ends.shape, spans.shape) == (1, (n,), (n, 3, 2))
+        and bool((ends[1:] >= ends[:-1]).all())
+        and len(keys) == (ends[-1] if n else 0)
+    )
 
 
 def _scan(file: BinaryIO) -> Index:
@@ -77,13 +93,13 @@ def _scan(file: BinaryIO) -> Index:
                 stem, _, suffix = name.partition(".")
                 if not (member.isfile() and suffix):
                     continue
-                span = (member.offset_data // BLOCK, member.size)
+                span = (member.offset_data // BLOCK, min(member.size, _LARGEST))
                 samples[f"{folder}/{stem}" if folder else stem][suffix.lower()] = span
             # tarfile takes a damaged header, or a cut between two members, for the end.
             file.seek(tar.offset)
             if file.read(BLOCK) != tarfile.NUL * BLOCK:
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         damage = f"not a whole tar file ({error})".encode(errors="replace").decode()
     keys, spans = [], []
     for key, members in samples.items():

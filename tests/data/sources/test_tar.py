@@ -69,8 +69,8 @@ def test_index_beside_the_shard_is_used_and_renewed(shard):
     os.utime(index, (1, 1))
     TarSource(shard)
     assert os.stat(index).st_mtime == 1, "a valid index was written again"
-    saved["keys"] = np.frombuffer(b"stale" * 3, np.uint8)
-    saved["ends"] = np.array([5, 10, 15], np.uint32)
+    saved["keys"] = np.frombuffer(b"stale" * 4, np.uint8)
+    saved["ends"] = np.array([5, 10, 15, 20], np.uint32)
     np.savez(index, **saved)
     assert TarSource(shard)[0].key == "stale"  # trusted while the shard is unchanged
     os.utime(shard, (1, 1))
