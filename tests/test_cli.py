@@ -236,8 +236,8 @@ def test_mistakes_of_data(tmp_path, broken, capsys):
         assert message in fails(capsys, "data", *argv), argv
 
 
-def python(*args):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+def python(*args, **variables):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(
         [sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
@@ -246,10 +246,13 @@ def python(*args):
 @pytest.mark.parametrize(
     "args,message",
     [
-        (["--config.trian.steps=3"], "unknown field in a --config override: 'trian'"),
-        (["--config.train.durations=3"], "Did you mean duration instead of durations?"),
+        (["--config.trian.steps=3"], "config.trian: unknown field; did you mean 'train'?"),
+        (
+            ["--config.train.durations=3"],
+            "config.train.durations: unknown field; did you mean 'duration'?",
+        ),
         (["--config.seed=-1"], "config.seed=-1: must be at least 0"),
-        (["--config.seed=abc"], "flag --config.seed=abc: invalid literal for int"),
+        (["--config.seed=abc"], "config.seed='abc': must be a whole number"),
         (["--config.train.duration=0"], "config.train.duration='0': must be above 0"),
         (["--config.train.duration=9 hours"], "duration='9 hours': is no duration; write"),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
@@ -289,11 +292,38 @@ def test_train_and_eval_are_commands(tmp_path):
     done = python(*QUICKSTART, str(tmp_path / "run"), *small)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "a run in order says nothing on stderr"
-    done = python("eval.py", "--workdir", str(tmp_path / "run"))
+    evaluation = ["eval.py", "--config", "configs/eval.py:quickstart"]
+    output = f"--config.output={tmp_path}/results"
+    done = python(
+        *evaluation, f"--config.model={tmp_path}/run", output, XDG_CACHE_HOME=str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
-    assert "zero-shot, 1151 pictures, 1151 names" in done.stdout
-    done = python("eval.py", "--workdir", str(tmp_path / "gone"))
-    assert done.returncode == 2 and "no checkpoints in this folder" in done.stderr
+    assert "emoji, name_only: 1,151 pictures, 1,151 classes, 1,151 texts" in done.stdout
+    assert re.search("top-1 of pixel nearest neighbour │ +36.66% │", done.stdout)
+    assert f"{tmp_path}/results/report.html" in done.stdout
+    done = python(*evaluation, f"--config.model={tmp_path}/gone", output)
+    assert done.returncode == 2 and "gone: no such file or folder" in done.stderr
+
+
+def test_eval_of_the_command_line_and_its_report(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = f"{EMOJI}/heldout-00000.tar?label=category&kind=classification"
+    for protocol in ("name_only", "best7"):
+        cli.main(["eval", workdir, "--task", "groups", "--data", place, "--protocol", protocol,
+                  "--output", str(tmp_path / protocol)])  # fmt: skip
+    assert "groups, best7: 1,151 pictures, 7 classes, 49 texts" in capsys.readouterr().out
+    folders = [str(tmp_path / name) for name in ("name_only", "best7")]
+    cli.main(["eval", "report", *folders, "--output", str(tmp_path / "both")])
+    table = (tmp_path / "both/report.md").read_text()
+    assert "name\\_only" in table and "best7" in table
+
+
+def test_mistakes_of_eval(workdir, tmp_path, capsys):
+    assert "config.tasks: not given" in fails(capsys, "eval", workdir)
+    assert "task imagenet: no data given" in fails(capsys, "eval", workdir, "--task", "imagenet")
+    assert "no folder given" in fails(capsys, "eval", "report")
+    assert "no results in it" in fails(capsys, "eval", "report", str(tmp_path))
+    assert "unexpected argument 'x'" in fails(capsys, "eval", workdir, "x", "--task", "imagenet")
 
 
 def test_module_and_console_script_are_one():

@@ -12,7 +12,6 @@ from siglip import config as cfg
 from siglip.checkpoint import checksums
 from siglip.checkpoint.retention import Keep
 from siglip.checkpoint.saved import folder_of, read_metadata, saved_scores, saved_steps
-from siglip.data.sources.base import printable
 from siglip.workdir import locate, told
 
 # Parts of the names of folders that are no checkpoints, and why they are there.
@@ -106,7 +105,7 @@ def listing(workdir: str | os.PathLike) -> Listing:
     with told(workdir):
         folder = folder_of(workdir)
         others = [
-            Other(printable(path.name), _bytes(path), what)
+            Other(cfg.printable(path.name), _bytes(path), what)
             for path in sorted(folder.iterdir())
             for part, what in _OTHERS.items()
             if part in path.name

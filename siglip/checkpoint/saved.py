@@ -3,6 +3,7 @@
 Orbax is not needed for it, and takes a second to import.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ def read_metadata(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
             raise ValueError("no configuration in it")
     except (ValueError, RecursionError) as error:
         raise cfg.UserError(f"{path}: makes no sense ({error}); fetch the run again") from None
+    # How a run was judged says nothing of what it made: an older version's fields are left out.
+    known, config = {field.name for field in dataclasses.fields(cfg.Evaluation)}, found["config"]
+    if isinstance(evaluation := config.get("eval"), dict):
+        config["eval"] = {name: evaluation[name] for name in evaluation if name in known}
     return found
 
 

@@ -5,7 +5,14 @@ override any field; `from_dict` turns the result back into the typed form and re
 not know. Nothing here knows a configuration library, or JAX.
 """
 
-from siglip.config.errors import AGAIN, Stopped, UserError, check_word, did_you_mean
+from siglip.config.errors import (
+    AGAIN,
+    Stopped,
+    UserError,
+    check_word,
+    did_you_mean,
+    printable,
+)
 from siglip.config.rules import validate
 from siglip.config.schema import (
     ATTENTION,
@@ -43,5 +50,5 @@ __all__ = [
     "RESIZE", "RGB", "SCHEDULES", "SHAPES", "TRAIN_RESIZE", "UNITS", "Config", "Data",
     "Evaluation", "Image", "ImageTower", "Loss", "Mesh", "Model", "Optimizer", "Rules", "Stopped",
     "Suite", "Text", "TextTower", "Train", "UserError", "check_word", "did_you_mean",
-    "differences", "duration", "from_dict", "to_dict", "validate", "window",
+    "differences", "duration", "from_dict", "printable", "to_dict", "validate", "window",
 ]  # fmt: skip

@@ -7,10 +7,26 @@ from typing import Any
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: for schedulers to start the same command again
 
 
+# Spaces, and what joins letters and emoji: not printable by themselves, as Python has it.
+_HARMLESS = "\xa0\u3000\u200c\u200d"
+
+
 class UserError(Exception):
-    """A mistake of the user's: its message is one line that names what, where and the remedy."""
+    """A mistake of the user's: its message is one line that names what, where and the remedy.
+
+    It is for a terminal: what would do something there is shown as such, see `printable`.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """For a terminal, on one line: what would do something there, or is no text, is shown as
+    `\\x1b`."""
+    return "".join(c if c.isprintable() or c in _HARMLESS else ascii(c)[1:-1] for c in text)
 
 
 class Stopped(Exception):

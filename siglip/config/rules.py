@@ -114,12 +114,18 @@ def validate(config: Config) -> Config:
     for name in ("eval.every", "train.keep_every"):
         if values[name]:
             require(name, duration(values[name], f"config.{name}")[0] > 0, "must be above 0")
-    require("train.best", not config.train.best or bool(config.eval.every), "needs eval.every")
+    require(
+        "train.best", not config.train.best or bool(config.eval.every), "needs eval.every; set it"
+    )
     require("data.holdout", 0 <= config.data.holdout < 1, "must be in [0, 1)")
     require("data.max_unusable", 0 <= config.data.max_unusable <= 1, "must be in [0, 1]")
     require("data.crop_min_area", 0 < config.data.crop_min_area <= 1, "must be in (0, 1]")
     for path, words in _WORDS.items():
-        require(path, values[path] in words, f"must be one of {', '.join(words)}")
+        require(
+            path,
+            values[path] in words,
+            "must be one of " + ", ".join(word or "''" for word in words),
+        )
     require("image.std", config.image.std > 0, "must be above 0")
     in_vocabulary = config.text.pad_id < config.model.text.vocab_size
     vocabulary = config.model.text.vocab_size

@@ -11,6 +11,8 @@ from siglip.config.errors import UserError, did_you_mean
 from siglip.config.schema import Config, Rules
 
 T = TypeVar("T")
+# What a field takes, for messages.
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def from_dict(
         if name in values:
             kwargs[name] = _convert(values[name], field.type, f"{where}.{name}", partial)
         elif field.default is dataclasses.MISSING:
-            raise UserError(f"{where}.{name}: missing; it is a {_name(_kind(field.type))}")
+            raise UserError(f"{where}.{name}: missing; give {kind_name(_kind(field.type))}")
     return cls(**kwargs)
 
 
@@ -58,8 +60,9 @@ def _kind(kind: Any) -> type:
     return typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
 
 
-def _name(kind: type) -> str:
-    return "section" if dataclasses.is_dataclass(kind) else kind.__name__
+def kind_name(kind: type) -> str:
+    """What a value of this type is called in messages."""
+    return _KINDS.get(kind, "a section of fields")
 
 
 def _convert(value: Any, kind: type, where: str, partial: bool) -> Any:
@@ -75,7 +78,7 @@ def _convert(value: Any, kind: type, where: str, partial: bool) -> Any:
         return float(value)
     elif type(value) is kind:
         return value
-    raise UserError(f"{where}: {value!r} is not a {_name(kind)}")
+    raise UserError(f"{where}={value!r}: must be {kind_name(kind)}")
 
 
 def _rules(value: Any, where: str) -> Rules:
@@ -84,12 +87,15 @@ def _rules(value: Any, where: str) -> Rules:
     for pair in pairs:
         if [type(x) for x in pair] not in ([str, float], [str, int], [str, bool]):
             raise UserError(
-                f"{where}: {value!r} is not a list of (pattern, number), such as (('img/.*', 0.1),)"
+                f"{where}={value!r}: must be a list of (pattern, number), such as "
+                "(('img/.*', 0.1),)"
             )
         try:
             re.compile(pair[0])
         except re.error as error:
-            raise UserError(f"{where}: {pair[0]!r} is no regular expression ({error})") from None
+            raise UserError(
+                f"{where}: {pair[0]!r} is no regular expression ({error}); repair it"
+            ) from None
     return tuple((pattern, float(number)) for pattern, number in pairs)
 
 

@@ -24,14 +24,14 @@ def protocol_facts(protocol: Protocol, dataset: str, class_names: str = "") -> F
       dataset: its name in `facts.datasets`; "" for data of the user's own.
       class_names: where these come from, if not from the protocol.
     """
-    return {
+    facts = {
         "name": protocol.name,
         "description": protocol.description,
         "prompts": len(protocol.prompts(dataset)),
         "class_names": class_names or protocol.stack,
         "canonical": protocol.canonical,
-        "published": dataset in protocol.published,
     }
+    return {**facts, "published": dataset in protocol.published} if dataset else facts
 
 
 def preprocessing_facts(

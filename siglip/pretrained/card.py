@@ -13,7 +13,6 @@ import jax
 from siglip import __version__
 from siglip import config as cfg
 from siglip.checkpoint import Checkpoints
-from siglip.data.sources.base import printable
 from siglip.data.text import Tokenizer
 from siglip.metrics import EVALUATIONS, read_lines
 from siglip.model import siglip
@@ -87,7 +86,7 @@ def text(
 
 def _plain(value: Any) -> str:
     """Of a name or path, what can stand in code and in the cell of a table."""
-    return printable(str(value)).replace("`", "'").replace("|", "\\|")
+    return cfg.printable(str(value)).replace("`", "'").replace("|", "\\|")
 
 
 def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:

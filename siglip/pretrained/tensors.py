@@ -17,7 +17,6 @@ import safetensors
 
 from siglip import config as cfg
 from siglip.data.sources import npz
-from siglip.data.sources.base import printable
 
 Read = Callable[[Sequence[str]], Iterator[np.ndarray]]
 _JSON_BYTES = 2**26
@@ -54,7 +53,7 @@ class Tensors:
 
 
 def broken(where: str, error: Exception) -> cfg.UserError:
-    reason = printable(" ".join(str(error).split())) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     return cfg.UserError(f"{where}: damaged or cut short ({reason}); fetch it again")
 
 
@@ -90,7 +89,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             raise ValueError(f"more than {_JSON_BYTES >> 20} MiB")
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise cfg.UserError(f"{path}: not JSON ({printable(str(error))}); fetch it again") from None
+        raise cfg.UserError(f"{path}: not JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise cfg.UserError(f"{path}: not a JSON object; fetch it again")
     return content

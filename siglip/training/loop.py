@@ -14,7 +14,7 @@ from siglip.data.pipeline import train_batches
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
-from siglip.pretrained import export
+from siglip.pretrained import card, export
 from siglip.training import embedded, initial, inputs, rules, state
 from siglip.training.optimizer import make_optimizer
 from siglip.training.reporting import Run, Stopwatch, summarise
@@ -154,6 +154,8 @@ def _finish(run: Run) -> None:
             with made(folder) as here:
                 for note in export.convert(chosen, here, c.export):
                     print(f"note: {note}", flush=True)
+                if (edited := folder / card.NAME).exists():  # by its author, since it was written
+                    (here / card.NAME).write_bytes(edited.read_bytes())
             print(folder, flush=True)
     if c.eval.every:
         summarise(run)

@@ -135,6 +135,7 @@ def test_several_protocols_embed_pictures_once_and_classes_are_kept(
     results = sorted(p for p in folder.glob("emoji_step1_*.json") if ".details" not in p.name)
     assert len(results) == 2, "one result a protocol, replaced when it is measured again"
     facts = json.loads(results[0].read_text())
+    assert "published" not in facts["protocol"], "nobody publishes numbers of own data"
     assert facts["preprocessing"]["shape"] == "squash" and facts["checkpoint"]["name"]
     assert len(facts["checkpoint"]["sha256"]) == 64
     assert len(read_details(read(results[0])).per_class) == 7

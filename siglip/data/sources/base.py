@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from siglip.config import UserError
+from siglip.config import UserError, printable
 
-# Spaces, and what joins letters and emoji: not printable by themselves, as Python has it.
-_HARMLESS = "\xa0\u3000\u200c\u200d"
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
@@ -72,12 +70,6 @@ class BadSample(UserError):
 def damage_of(source: Source) -> list[BadSample]:
     """What was found wrong when the source was opened: for a run to tell and to count."""
     return list(getattr(source, "damage", ()))
-
-
-def printable(text: str) -> str:
-    """For a terminal, on one line: what would do something there, or is no text, is shown as
-    `\\x1b`."""
-    return "".join(c if c.isprintable() or c in _HARMLESS else ascii(c)[1:-1] for c in text)
 
 
 def usable_captions(values: Iterable[Any], where: str) -> tuple[str, ...]:

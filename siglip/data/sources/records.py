@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from siglip.config import UserError
 from siglip.data.sources import examples, files
 from siglip.data.sources.address import Options
-from siglip.data.sources.base import BadSample, Sample, printable
+from siglip.data.sources.base import BadSample, Sample
 from siglip.data.sources.record_files import (
     ArrayRecords,
     ParquetRecords,
@@ -129,7 +129,7 @@ def _check_features(folder: str) -> None:
             for key in _CLASS & set(value):
                 if isinstance(name := value[key], str) and not name.startswith(_TFDS):
                     raise UserError(
-                        f"{path}: names {printable(name)}, which is no feature of TFDS and is not "
+                        f"{path}: names {name}, which is no feature of TFDS and is not "
                         "imported; write the data with TFDS's own features"
                     )
         elif isinstance(value, list):

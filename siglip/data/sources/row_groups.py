@@ -67,8 +67,8 @@ class Rows:
         for path, meta in zip(self.paths, self._files, strict=True):
             if missing := set(names) - set(meta.schema.to_arrow_schema().names):
                 raise UserError(
-                    f"{path}: no column {min(missing)!r}, unlike {self.paths[0]}; give files of one "
-                    "kind"
+                    f"{path}: no column {min(missing)!r}, unlike {self.paths[0]}; give files "
+                    "of one kind"
                 )
         self._select = list(names)
 
