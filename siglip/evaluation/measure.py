@@ -11,8 +11,7 @@ from siglip.data.sources import Source
 from siglip.encoder import Encoder, decoder
 from siglip.evaluation.classification import Scores, score
 from siglip.evaluation.protocols import Protocol
-from siglip.evaluation.retrieval import Ranking, rank
-from siglip.evaluation.tasks import Classification, Retrieval
+from siglip.evaluation.tasks import Classification
 from siglip.model import siglip
 
 
@@ -63,8 +62,3 @@ def sentences(task: Classification, protocol: Protocol) -> list[list[str]]:
 def classify(subject: Subject, task: Classification, zimg: np.ndarray, zcls: np.ndarray) -> Scores:
     """Scores of a task's pictures for its classes, from the embeddings of both."""
     return score(zimg, zcls, task.labels, subject.scalar("t"), subject.scalar("b"))
-
-
-def retrieve(task: Retrieval, zimg: np.ndarray, ztxt: np.ndarray) -> Ranking:
-    """Ranks of a task's pictures and captions, from the embeddings of both."""
-    return rank(zimg, ztxt, task.owner)

@@ -1,9 +1,10 @@
 """The suite: a model, tasks and protocols in, results out."""
 
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from siglip.evaluation import classes, details, measure, neighbours, provenance,
 from siglip.evaluation.classification import Scores
 from siglip.evaluation.protocols import Protocol
 from siglip.evaluation.results import Result, retrieval_metrics
-from siglip.evaluation.retrieval import Ranking
+from siglip.evaluation.retrieval import Ranking, rank
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.inference import Model
 from siglip.metrics import Progress
@@ -98,7 +99,8 @@ class Evaluator:
         if unusable == len(zimg):
             example = f", such as {self._bad[0]}" if self._bad else ""
             raise cfg.UserError(
-                f"task {task.key}: none of {unusable:,} pictures can be used{example}"
+                f"task {task.key}: none of {unusable:,} pictures can be used; "
+                f"repair the data{example}"
             )
         counts = {"pictures": len(zimg), "unusable": unusable}
         if isinstance(task, Retrieval):
@@ -157,14 +159,23 @@ class Evaluator:
         return Outcome(result, self._details(task, scores, names), scores, names)
 
     def _texts(self, sentences: list[list[str]]) -> tuple[np.ndarray, bool]:
-        make: Callable[[], np.ndarray] = lambda: classes.embed(self._subject.texts, sentences)  # noqa: E731
+        make = functools.partial(classes.embed, self._encode, sentences)
         return self._cache(sentences, make) if self._cache else (make(), False)
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        tokenizer = self._model.tokenizer
+        before = tokenizer.truncated
+        z = self._subject.texts(texts)
+        if (cut := tokenizer.truncated - before) and not jax.process_index():
+            length = tokenizer.length
+            print(f"note: {cut:,} texts are longer than {length} tokens and were cut", flush=True)
+        return z
 
     def _retrieve(self, task: Retrieval, zimg: np.ndarray, counts: dict, seconds: dict) -> Outcome:
         start = time.monotonic()
-        ztxt = self._subject.texts(task.captions)
+        ztxt = self._encode(task.captions)
         embedded = time.monotonic()
-        ranking = measure.retrieve(task, zimg, ztxt)
+        ranking = rank(zimg, ztxt, task.owner)
         result = self._result(
             task, {**seconds, "text": embedded - start, "metrics": time.monotonic() - embedded},
             task=results.RETRIEVAL, metrics=retrieval_metrics(ranking.metrics()),

@@ -13,10 +13,10 @@ from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
 from siglip.encoder import Encoder
 from siglip.evaluation import classes, protocols
-from siglip.evaluation.measure import Subject, classify, retrieve, sentences
+from siglip.evaluation.measure import Subject, classify, sentences
 from siglip.evaluation.pairs import Pairs, read_pairs
 from siglip.evaluation.results import retrieval_metrics
-from siglip.evaluation.retrieval import RECALLS, retrieval
+from siglip.evaluation.retrieval import RECALLS, rank, retrieval
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.model import siglip
 from siglip.parallel import agree
@@ -83,7 +83,7 @@ class Validation:
         zimg = self._pictures(subject, task.source, task.samples)
         if isinstance(task, Retrieval):
             ztxt = subject.texts(task.captions)
-            return retrieval_metrics(retrieve(task, zimg, ztxt).metrics())
+            return retrieval_metrics(rank(zimg, ztxt, task.owner).metrics())
         return classify(subject, task, zimg, self._class_embeddings(subject, task)).metrics()
 
     def _class_embeddings(self, subject: Subject, task: Classification) -> np.ndarray:
@@ -97,7 +97,8 @@ class Validation:
         zimg = subject.pictures(source, samples)
         if np.isnan(zimg[:, 0]).all():
             raise cfg.UserError(
-                f"none of {len(zimg)} pictures to evaluate can be used: {self._ledger.summary()}"
+                f"none of {len(zimg)} pictures to evaluate can be used: {self._ledger.summary()}; "
+                "repair the data"
             )
         return zimg
 
