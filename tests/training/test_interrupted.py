@@ -12,9 +12,9 @@ import pytest
 
 from siglip import config as cfg
 from siglip.data import pipeline
+from siglip.encoder import Encoder
 from siglip.metrics import EVALUATIONS, JSONL, read_lines
 from siglip.training import loop
-from siglip.training.encoder import Encoder
 from siglip.training.reporting import Reporter
 from tests.conftest import EMOJI, ROOT
 from tests.training.test_loop import assert_same_state, change, losses
