@@ -40,7 +40,7 @@ def test_validation_that_is_also_trained_on_is_told(tiny_config):
         ({"batch_size": 1152}, {}, r"^config\.data\.batch_size=1152: more than the 1151 samples"),
         ({"train": ""}, {}, r"^config\.data\.train: no data given"),
         ({"validation": "gone.tar"}, {}, r"^gone\.tar: no such file"),
-        ({}, {"every": "5 steps", "data": ""}, r"^config\.eval\.every='5 steps': nothing to eval"),
+        ({}, {"every": "5 steps"}, r"^config\.eval\.every='5 steps': nothing to eval"),
     ],
 )
 def test_what_is_missing_is_told(tiny_config, data, evaluation, message):

@@ -92,7 +92,7 @@ def test_a_second_signal_ends_at_once(tmp_path, tiny_config):
 def evaluated(tiny_config, tmp_path_factory):
     """`(configuration, workdir, final state)` of a run that nobody stopped."""
     config = change(tiny_config, "data", holdout=0.1, train=str(EMOJI / "heldout-00000.tar"))
-    config = change(config, "eval", every="5 steps", pairs=20, batch_size=8, data="")
+    config = change(config, "eval", every="5 steps", pairs=20, batch_size=8)
     config = change(config, "train", best="validation/mean_recall")
     return config, (workdir := tmp_path_factory.mktemp("whole")), loop.train(config, workdir)
 
