@@ -95,7 +95,9 @@ def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
     c = model.config
     if (c.text if texts else c.image) is None:
         tower = "text" if texts else "image"
-        raise cfg.UserError(f"the checkpoint holds no {tower} tower, so no {inputs.kind} for it")
+        raise cfg.UserError(
+            f"the checkpoint holds no {tower} tower for {inputs.kind}; give one that does"
+        )
     width = (c.text.out_dim or c.text.width) if texts else c.image.width
     with _Partial(output, inputs, _fingerprint(model, texts), (n, width)) as partial:
         done = partial.done

@@ -12,6 +12,7 @@ from typing import Any
 from siglip import config as cfg
 from siglip import environment
 from siglip.config import Config, UserError, from_dict, validate
+from siglip.config.values import kind_name
 
 
 @contextlib.contextmanager
@@ -64,15 +65,61 @@ def _parse(values, argv: list[str]) -> list[str]:
     except flags.Error as error:
         text = str(error)
         if "Traceback" in text:  # of the recipe: its last line says what is wrong
-            raise UserError(f"--config: {text.strip().splitlines()[-1]}") from None
-        raise UserError(_one_line(error)) from None
-    except (KeyError, AttributeError) as error:
-        raise UserError(
-            f"unknown field in a --config override: {_one_line(error)}; --help lists all fields"
-        ) from None
+            reason = text.strip().splitlines()[-1]
+            raise UserError(
+                f"--config: {reason}; check the recipe's argument, or repair the recipe"
+            ) from None
+        if missing := re.match(r"flag --(\w+)=None: ", text):
+            raise UserError(f"--{missing[1]}: not given; see --help") from None
+        raise UserError(_mistyped(values, text) or f"{_one_line(error)}; see --help") from None
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is a program
+        unknown = _unknown_field(argv)
+        reason = " ".join(str(error).split())
+        broken = f"--config: {type(error).__name__}: {reason}; repair the recipe"
+        raise UserError(unknown or broken) from None
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
     return rest
+
+
+def _mistyped(values, text: str) -> str | None:
+    """An override whose value is of another kind than its field's."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    if match is None:
+        return None
+    *sections, name = match[1].split(".")
+    section = values["config"].value
+    for part in sections:
+        section = section[part]
+    return f"config.{match[1]}={match[2]!r}: must be {kind_name(section.get_type(name))}"
+
+
+def _unknown_field(argv: Sequence[str]) -> str | None:
+    """The first override of a field that the recipe does not have.
+
+    Raises:
+      UserError: it is the recipe by itself that cannot be read.
+    """
+    if not (overrides := [arg for arg in argv if arg.startswith("--config.")]):
+        return None
+    recipe = _values(_flag(_recipe(argv), ()))
+    for override in overrides:
+        field, where = recipe, "config"
+        for name in override.partition("=")[0].split(".")[1:]:
+            if not isinstance(field, dict):
+                return f"{where}.{name}: no such field; set {where} itself"
+            if name not in field:
+                return f"{where}.{name}: unknown field{cfg.did_you_mean(name, field)}"
+            field, where = field[name], f"{where}.{name}"
+    return None
+
+
+def _recipe(argv: Sequence[str]) -> str | None:
+    if "--config" in argv[:-1]:
+        return argv[argv.index("--config") + 1]
+    return next((arg.partition("=")[2] for arg in argv if arg.startswith("--config=")), None)
 
 
 def config_of(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -99,6 +146,8 @@ def read_config(flag, workdir: str | None = None) -> Config:
     is one to be continued, or from the checkpoint in `init`.
     """
     values = _values(flag)
+    if _is_suite(values):
+        raise UserError("--config: a recipe of an evaluation, for eval.py; give one of a run")
     if _leaves_open(values):
         from siglip.training import initial
 
@@ -108,7 +157,14 @@ def read_config(flag, workdir: str | None = None) -> Config:
 
 def read_suite(flag) -> cfg.Suite:
     """The value of a `--config` flag that says what to evaluate."""
-    return from_dict(_values(flag), cfg.Suite)
+    values = _values(flag)
+    if not _is_suite(values):
+        raise UserError("--config: a recipe of a run, for train.py; give configs/eval.py")
+    return from_dict(values, cfg.Suite)
+
+
+def _is_suite(values: dict[str, Any]) -> bool:
+    return "tasks" in values
 
 
 def _values(flag) -> dict[str, Any]:
@@ -117,6 +173,8 @@ def _values(flag) -> dict[str, Any]:
     except OSError as error:
         reason = _one_line(error).rpartition("] ")[2]  # what follows the list of places searched
         raise UserError(f"--config: {reason}; give the path of a recipe") from None
+    except AttributeError:
+        raise UserError("--config: get_config() gives no ConfigDict; repair the recipe") from None
 
 
 def _leaves_open(values: dict[str, Any]) -> bool:
@@ -126,15 +184,12 @@ def _leaves_open(values: dict[str, Any]) -> bool:
 def _help(argv: Sequence[str]) -> str:
     """What a script does, its flags, and the fields of the recipe it was given."""
     lines = [sys.modules["__main__"].__doc__.strip(), ""]
-    recipe = next((arg.partition("=")[2] for arg in argv if arg.startswith("--config=")), None)
-    if "--config" in argv[:-1]:
-        recipe = argv[argv.index("--config") + 1]
-    if recipe is None:
+    if (recipe := _recipe(argv)) is None:
         return "\n".join([*lines, "--config RECIPE --help lists the fields of a recipe."])
     lines += [f"Fields of {recipe}, to be overridden with --config.FIELD=VALUE:", ""]
     overrides = [arg for arg in argv if arg.startswith("--config.")]
     values = _values(_flag(recipe, overrides))
-    kind = cfg.Suite if "tasks" in values else Config
+    kind = cfg.Suite if _is_suite(values) else Config
     rows = list(fields(from_dict(values, kind, partial=True)))
     width = max(len(name) for name, _, _ in rows)
     for name, value, comment in rows:

@@ -26,7 +26,7 @@ def small(**changes) -> cfg.Config:
     tower = dict(width=512, depth=2, mlp_dim=1024, heads=4)
     config = cfg.Config(
         cfg.Model(
-            cfg.ImageTower(**tower, patch_size=16, image_size=224),
+            cfg.ImageTower(**tower, patch_size=16, image_size=64),
             cfg.TextTower(**tower, vocab_size=2048, length=16, out_dim=512),
             dtype="bfloat16",
         ),
@@ -154,7 +154,7 @@ def test_the_search(activations, moved, found, tried, monkeypatch):
         (["--topology", "v5e:2x2", "--config.data.batch_size=130"], "use 128 or 132"),
         (["--topology", "v5e:2x2", "--config.data.batch_size", "130"], "use 128 or 132"),
         (["--topology", "v5e:2x2", "--config.mesh.fsdp=8"], "does not make 4 devices"),
-        (["--topology", "v5e:2x2", "--config.mesh.fdsp=8"], "Did you mean fsdp"),
+        (["--topology", "v5e:2x2", "--config.mesh.fdsp=8"], "did you mean 'fsdp'?"),
         (["--topology", "v5e:2x2", "--slices", "0"], "--slices 0: must be at least 1"),
         (["--topology", "v5e:2x2", "--config.train.duration=3 epochs"], "size of the training set"),
     ],

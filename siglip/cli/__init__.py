@@ -1,14 +1,23 @@
 """The `siglip` command: parse, call, print."""
 
 import argparse
+from typing import NoReturn
 
 from siglip import __version__, environment
 from siglip.cli import checkpoint, data, evaluate, models, plan
+from siglip.config import UserError
 from siglip.entry import user_errors
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake in one line, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="siglip",
         description="Use and evaluate SigLIP models, released ones and those trained here; look at "
         "data; plan runs.",
@@ -17,17 +26,22 @@ def main(argv: list[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for group in (models, evaluate, data, plan, checkpoint):
         group.add(verbs)
-    args, rest = parser.parse_known_args(argv)
-    # As absl has it in train.py, a value may stand behind its flag.
-    while (i := next((i for i, x in enumerate(rest[:-1]) if _lacks_value(x)), None)) is not None:
-        rest[i : i + 2] = [f"{rest[i]}={rest[i + 1]}"]
-    if rest and not (args.verb == "plan" and all(x.startswith("--config.") for x in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides = rest
-    environment.calm_libtpu()
     with user_errors():
+        args, rest = parser.parse_known_args(argv)
+        rest = _joined(rest)
+        if rest and not (args.verb == "plan" and all(x.startswith("--config.") for x in rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.overrides = rest
+        environment.calm_libtpu()
         args.run(args)
 
 
-def _lacks_value(word: str) -> bool:
-    return word.startswith("--config.") and "=" not in word
+def _joined(words: list[str]) -> list[str]:
+    """Overrides with their values: as absl has it in train.py, one may stand behind its flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--config.") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined

@@ -94,7 +94,7 @@ def validate(config: Config) -> Config:
     for name in ("warmup", "cooldown", "timescale"):
         duration(values[f"optimizer.{name}"], f"config.optimizer.{name}")
     number, unit = duration(config.train.duration, "config.train.duration")
-    require("train.duration", unit != "%" and number > 0, "must be above 0, and not a percentage")
+    require("train.duration", unit != "%" and number > 0, "must be above 0, not in %")
     require(
         "train.profile",
         _is_window(config.train.profile),

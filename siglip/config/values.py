@@ -107,7 +107,7 @@ def duration(text: str, where: str = "duration") -> tuple[float, str]:
     if match is None:
         raise UserError(
             f"{where}={text!r}: is no duration; write for example '20000 steps', '200M examples', "
-            "'3 epochs' or '5 %'"
+            "'3 epochs' or, of a run, '5 %'"
         )
     number, factor, unit = match.groups()
     number = float(number) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[factor]

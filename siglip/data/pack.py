@@ -92,7 +92,9 @@ def pack(
             progress(done, len(source))
         if not shards:
             kinds = ", ".join(f"{len(where)} {kind}" for kind, where in left_out.items())
-            raise UserError(f"{folder}: nothing to write, no sample can be used ({kinds})")
+            raise UserError(
+                f"{folder}: nothing to write, no sample can be used ({kinds}); repair the data"
+            )
         shards[-1].close()
         names = [
             f"{name}-{split}.array_record-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))
@@ -131,7 +133,9 @@ def pack_tfrecords(
         raise UserError(f"{folder}: is there already; give a new folder")
     info = read_only_builder.builder_from_directory(found).info
     if info.file_format.value != "tfrecord":
-        raise UserError(f"{found}: its files are {info.file_format.value}, not tfrecord")
+        raise UserError(
+            f"{found}: its files are {info.file_format.value}, not tfrecord; use it as it is"
+        )
     shards = [
         (os.fspath(path), length)
         for split in info.splits.values()

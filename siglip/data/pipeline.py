@@ -233,7 +233,8 @@ def train_batches(
     """
     if c.data.batch_size % process_count:
         raise cfg.UserError(
-            f"config.data.batch_size={c.data.batch_size}: {process_count} hosts do not divide it"
+            f"config.data.batch_size={c.data.batch_size}: {process_count} hosts do not divide "
+            "it; use a multiple of them"
         )
     processes, _ = workers(c.data)
     cache_bytes = c.data.cache_mb * 2**20 // max(1, processes)

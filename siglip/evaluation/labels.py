@@ -64,7 +64,7 @@ def from_table(path: str, keys: Sequence[str]) -> tuple[list[Any], list[str]]:
     if len(strangers) == len(rows):
         raise UserError(
             f"{path}: none of its {len(rows):,} keys is one of the {len(keys):,} pictures; it has "
-            f"{listed(strangers[:3])}, and the pictures {listed(keys[:3])}"
+            f"{listed(strangers[:3])}, and the pictures {listed(keys[:3])}: make them equal"
         )
     return values, [f"{path}: {len(strangers):,} keys are no picture"] if strangers else []
 
@@ -213,7 +213,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """The name that is nearest, or what the names are like."""
     if near := difflib.get_close_matches(name, names, n=1):
         return f"; the nearest is {near[0]!r}"
-    return f"; those are {', '.join(map(repr, names[:3]))}, ..."
+    more = ", ..." if len(names) > 3 else ""
+    return f"; those are {', '.join(map(repr, names[:3]))}{more}"
 
 
 def padded(rows: Sequence[Rows]) -> np.ndarray:

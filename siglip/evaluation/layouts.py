@@ -159,7 +159,7 @@ def _class_folders(
         if lacking:
             facts.append(f"none is {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}")
         if strange:
-            last = base(strange[0])
+            last = base(strange[0]) or base(found.place)
             near = labels.nearest(last, lacking or dataset.folders)
             facts.append(f"{len(strange)} are no class, such as {last!r}{near}")
         raise UserError(f"{found.place}: {'; '.join(facts)}; rename or remove folders")

@@ -77,7 +77,7 @@ def read_pairs(source: Source, limit: int | None = None) -> Pairs:
             captions += found[1]
             owner += [picture] * len(found[1])
     if not chosen:
-        raise left_out[0] if left_out else UserError("no pairs: the source is empty")
+        raise left_out[0] if left_out else UserError("no pairs: the source is empty; give another")
     return Pairs(
         source, np.array(chosen), tuple(captions), np.array(owner, np.int64), tuple(left_out)
     )
@@ -177,6 +177,8 @@ def _xtd10(found: Files, language: str) -> Named | None:
         names, captions = content.decode().split(), texts.decode("utf-8-sig").splitlines()
     else:
         return None
+    if len(names) != len(captions):
+        raise ValueError(f"{len(names)} pictures and {len(captions)} captions")
     return [(name, [caption]) for name, caption in zip(names, captions, strict=True)]
 
 

@@ -97,10 +97,9 @@ class Evaluator:
         seconds = {"read": read, "model": time.monotonic() - start}
         unusable = int(np.isnan(zimg[:, 0]).sum())
         if unusable == len(zimg):
-            example = f", such as {self._bad[0]}" if self._bad else ""
+            remedy = f", such as {self._bad[0]}" if self._bad else "; repair the data"
             raise cfg.UserError(
-                f"task {task.key}: none of {unusable:,} pictures can be used; "
-                f"repair the data{example}"
+                f"task {task.key}: none of {unusable:,} pictures can be used{remedy}"
             )
         counts = {"pictures": len(zimg), "unusable": unusable}
         if isinstance(task, Retrieval):

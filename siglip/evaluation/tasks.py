@@ -132,8 +132,8 @@ def open_task(
             raise UserError(f"task {name}: no data given, and none is downloaded; {steps(name)}")
     elif not kind:
         raise UserError(
-            f"task {name}: unknown{did_you_mean(name, NAMES)}; a task of your own has a kind, one "
-            f"of {', '.join(KINDS)}"
+            f"task {name}: unknown{did_you_mean(name, NAMES)}; for one of your own add "
+            f"?kind={' or ?kind='.join(KINDS)}"
         )
     elif not data:
         raise UserError(f"task {name}: no data given; give a place of docs/data.md")

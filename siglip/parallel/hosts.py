@@ -110,7 +110,7 @@ def find_group(environment: os._Environ | dict[str, str]) -> Group | None:
 def _number(name: str, default: int, environment: os._Environ | dict[str, str] = os.environ) -> int:
     value = environment.get(name, str(default))
     if not value.isdecimal():
-        raise cfg.UserError(f"{name}={value!r}: is not a whole number")
+        raise cfg.UserError(f"{name}={value!r}: must be a whole number")
     return int(value)
 
 

@@ -112,7 +112,7 @@ def _format(tensors: Tensors) -> tuple[str, Tensors]:
         return "huggingface", tensors.rename(lambda name: f"text_model.{name}")
     raise cfg.UserError(
         f"{tensors.where}: not a SigLIP of big_vision, transformers, OpenCLIP or timm; its arrays "
-        f"are {', '.join(sorted(shapes)[:4])}, ..."
+        f"are {', '.join(sorted(shapes)[:4])}, ...: give another"
     )
 
 
@@ -184,7 +184,7 @@ def _gelu(declared: Json, where: str) -> str:
         )
     epsilon = declared.get("layer_norm_eps", 1e-6)
     if epsilon != 1e-6:
-        raise cfg.UserError(f"{where}: layer_norm_eps={epsilon!r}; SigLIP's is 1e-6")
+        raise cfg.UserError(f"{where}: layer_norm_eps={epsilon!r} must be 1e-6, SigLIP's")
     return kinds[kind]
 
 

@@ -43,8 +43,8 @@ def _huggingface_image(
         filters = {2: "torch_bilinear", 3: "torch_bicubic"}
         if processor["resample"] not in filters:
             raise cfg.UserError(
-                f"{where}: its preprocessing asks for resample={processor['resample']}; SigLIP's "
-                "are 2 (bilinear) and 3 (bicubic)"
+                f"{where}: its preprocessing asks for resample={processor['resample']}; write 2 "
+                "(bilinear) or 3 (bicubic), SigLIP's"
             )
         image = dataclasses.replace(image, resize=filters[processor["resample"]])
     _refuse_crops(processor, where)
@@ -80,7 +80,7 @@ def _open_clip_image(image: cfg.Image, files: dict[str, Json], where: str) -> cf
     if mode not in shapes or resize not in ("bicubic", "bilinear"):
         raise cfg.UserError(
             f"{where}: its preprocessing asks for resize_mode={mode!r}, interpolation={resize!r}; "
-            "known are 'squash' and 'shortest', 'bicubic' and 'bilinear'"
+            "write 'squash' or 'shortest', and 'bicubic' or 'bilinear'"
         )
     mean = preprocess.get("mean", pretrained.get("mean"))
     std = preprocess.get("std", pretrained.get("std"))
@@ -97,7 +97,7 @@ def _normalisation(image: cfg.Image, mean: Any, std: Any, where: str) -> cfg.Ima
         if len(channels) != 1:
             raise cfg.UserError(
                 f"{where}: its preprocessing has {name}={value}, one value for each channel; "
-                "SigLIP's is 0.5 for all"
+                "write the same for all, SigLIP's is 0.5"
             )
         values[name] = float(channels.pop())
     return dataclasses.replace(image, **values)

@@ -123,7 +123,7 @@ def _read(c: cfg.Config, name: str, towers: tuple[str, ...], mesh: Mesh) -> sigl
     for tower in towers:
         theirs, ours = getattr(model, tower), getattr(c.model, tower)
         if theirs is None:
-            raise cfg.UserError(f"config.init={name!r}: has no {tower} tower")
+            raise cfg.UserError(f"config.init={name!r}: has no {tower} tower; give another")
         for key, value in dataclasses.asdict(theirs).items():
             if key not in _FREE and value != getattr(ours, key):
                 raise cfg.UserError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from siglip import config as cfg
-from siglip.data import subset
+from siglip.data import augment, subset
 from siglip.data.sources import Source, open_source
 from siglip.data.sources.base import damage_of
 from siglip.data.text import Tokenizer, check_vocabulary
@@ -43,6 +43,7 @@ def open_inputs(c: cfg.Config) -> Inputs:
     """Everything found and understood; samples are not read yet."""
     tokenizer = Tokenizer(c.text, c.model.text.length)
     check_vocabulary(tokenizer, c.model.text)
+    augment.make(c.data.augment)  # what is wrong with it is told now
     train = _open(c.data.train, "config.data.train")
     validation, tasks = None, ()
     if c.data.validation:

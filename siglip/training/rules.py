@@ -92,7 +92,7 @@ def stay(params: Any, frozen: cfg.Rules, last_blocks: int = 0) -> Any:
             raise cfg.UserError(f"{field}: {pattern!r} has {value:g}; write 1 for frozen, else 0")
     stays = resolve(frozen, params, 0, field)
     if all(jax.tree.leaves(stays)):
-        raise cfg.UserError(f"{field}={frozen!r}: leaves nothing to train")
+        raise cfg.UserError(f"{field}={frozen!r}: leaves nothing to train; freeze less")
     if last_blocks:
         _check_last_blocks(params, stays, last_blocks)
         before = match(((_BEFORE_BLOCKS, 1),), params, 0)
@@ -111,7 +111,9 @@ def _check_last_blocks(params: Any, stays: Any, last_blocks: int) -> None:
     ]
     depths = dict(blocks)
     if not depths:
-        raise cfg.UserError(f"{field}: config.optimizer.frozen leaves no blocks to train")
+        raise cfg.UserError(
+            f"{field}: config.optimizer.frozen leaves no blocks to train; freeze less"
+        )
     if last_blocks > max(depths.values()):
         found = " and ".join(f"{name} has {depth}" for name, depth in depths.items())
         raise cfg.UserError(f"{field}: more than there are ({found}); 0 trains all")

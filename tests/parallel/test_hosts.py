@@ -52,7 +52,7 @@ def test_what_the_environment_says(environment, expected):
     [
         ({ADDRESS: "a:1", COUNT: "4"}, "JAX_COORDINATOR_ADDRESS is set and JAX_PROCESS_ID is not"),
         ({ADDRESS: "a:1", COUNT: "4", INDEX: "4"}, "JAX_PROCESS_ID=4: must be below .*=4"),
-        ({ADDRESS: "a:1", COUNT: "four", INDEX: "0"}, "'four': is not a whole number"),
+        ({ADDRESS: "a:1", COUNT: "four", INDEX: "0"}, "'four': must be a whole number"),
         ({ADDRESS: "a", COUNT: "4", INDEX: "0"}, "'a': must be host:port"),
     ],
 )

@@ -132,7 +132,7 @@ def test_configuration_that_contradicts_the_weights(folder):
         ("vision_config", "image_size", 64, "image_size=64, which is 9x9 patches of 7"),
         ("vision_config", "num_attention_heads", 5, "5 attention heads do not divide width 24"),
         ("text_config", "vocab_size", 99, "says vocab_size=99, its arrays 60"),
-        ("text_config", "layer_norm_eps", 1e-5, "layer_norm_eps=1e-05; SigLIP's is 1e-6"),
+        ("text_config", "layer_norm_eps", 1e-5, "layer_norm_eps=1e-05 must be 1e-6"),
         ("text_config", "hidden_act", "relu", "hidden_act='relu' is not an activation"),
     ):
         wrong = {**config, section: {**config[section], field: value}}

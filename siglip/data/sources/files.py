@@ -273,7 +273,9 @@ def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(path)  # fsspec keeps one system a store and process
     except (ImportError, ValueError) as error:
         extra = "; pip install 'siglip-jax[gcs]'" if path.startswith(("gs://", "gcs://")) else ""
-        raise UserError(f"{path}: {error}{extra or '; check the address'}") from None
+        raise UserError(
+            f"{path}: {error}{extra or '; check the address, or install that'}"
+        ) from None
 
 
 def _remote(method: str, path: str) -> Any:
