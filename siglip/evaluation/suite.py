@@ -38,16 +38,15 @@ def evaluate(c: cfg.Suite) -> list[Outcome]:
     tasks = open_tasks(c.tasks, c.data, "config.tasks")
     read = time.monotonic() - start
     first = jax.process_index() == 0
+    evaluator = Evaluator(
+        load_model(c), identify(c.model, c.adapters or None), c.model,
+        places.cache_folder() / "classes", c.pixel_nn,
+    )  # fmt: skip
     if first:
         _writable(c.output)
         for task in tasks:
             for note in task.notes:
                 print(f"note: task {task.key}: {note}", flush=True)
-    model = load_model(c)
-    evaluator = Evaluator(
-        model, identify(c.model, c.adapters or None), c.model, places.cache_folder() / "classes",
-        c.pixel_nn,
-    )  # fmt: skip
     outcomes = []
     for task in tasks:
         for outcome in evaluator(task, asked, read / len(tasks)):
