@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import siglip
+from benchmarks import effects, evaluation_pass, loaders, peers
 from benchmarks import input as input_benchmark
-from benchmarks import loaders, peers
 from siglip import config as cfg
+from siglip.encoder import encoder_of
+from siglip.evaluation.tasks import open_task
+from tests.conftest import EMOJI
 
 
 @pytest.mark.parametrize(
@@ -73,3 +77,47 @@ def test_ratios_are_of_turns():
     row = input_benchmark._compare(ours, theirs)
     assert row["images_per_second"] == 30 and row["cpu_ms_per_image"] == 3
     assert row["ratio"] == 2 and row["ratio_range"] == [1, 3] and row["cpu_ratio"] == 3
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    place = str(EMOJI / "heldout-00000.tar")
+    task = open_task("emoji", place, kind="classification", label="name")
+    return evaluation_pass.repeated(dataclasses.replace(task, samples=task.samples[:24]), 32)
+
+
+def test_the_bare_loop_does_the_evaluators_work(emoji, monkeypatch):
+    """In batches of 8, of which one is decoded ahead."""
+    monkeypatch.setattr(evaluation_pass, "BATCH", 8)
+    model = evaluation_pass.small_model(cfg.ImageTower(16, 1, 16, 2, 7, 30))
+    pixels = evaluation_pass.decoder(emoji.source, 30, model.image)
+    z, usable = encoder_of(model).images(model.params, pixels, emoji.samples)
+    assert usable.all() and emoji.samples[24:].tolist() == list(range(8))
+    np.testing.assert_allclose(evaluation_pass.bare_loop(model, emoji)(), z, atol=1e-6)
+
+
+def test_only_one_thing_is_done_otherwise(emoji, workdir):
+    """What is said to change is what changes: pictures, texts, or nothing of a square."""
+    model = siglip.load(workdir)
+    asked = effects.Emoji(model, emoji)
+    assert (asked.row["points"], asked.row["changed"]) == (0, 0)
+    assert 0 < asked.row["value"] < 0.2
+    np.testing.assert_array_equal(asked.pictures(effects.with_image(model, shape="crop")),
+                                  asked.pictures(model))  # fmt: skip
+    assert abs(asked.pictures(effects.with_gelu(model, "erf")) - asked.pictures(model)).max() > 1e-6
+    for changed in (effects.with_text(model, pad_id=0), effects.with_text(model, clean="none")):
+        assert (changed.tokenizer(["A Cat"]) != model.tokenizer(["A Cat"])).any()
+        assert changed.tokenizer.fingerprint() == model.tokenizer.fingerprint()
+
+
+def test_texts_that_are_not_padded(workdir):
+    """A text as long as the tower is the same; a shorter one ends where it ends."""
+    model = siglip.load(workdir)
+    long = "a photo of a green salad in a bowl"
+    texts = ["a cat", long, "a"]
+    ids = model.tokenizer(texts)
+    assert ids[1, -2] != model.tokenizer.pad_id == ids[0, -2]
+    padded, bare = effects.padded(model, texts), effects.unpadded(model, texts)
+    np.testing.assert_allclose(bare[1], padded[1], atol=1e-6)
+    assert (abs(bare - padded)[[0, 2]].max(axis=1) > 1e-3).all()
+    np.testing.assert_allclose(np.linalg.norm(bare, axis=1), 1, rtol=1e-5)

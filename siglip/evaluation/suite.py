@@ -112,7 +112,7 @@ def _finish(c: cfg.Suite) -> None:
     place = places.resolve(c.model)
     records = read_lines(place.path / JSONL) if places.is_run(place.path) else []
     if records:
-        written.append(path := locate(c.output) / "loss.png")
+        written.append(path := locate(c.output) / f"loss_{place.path.name}.png")
         with told(path), made(path) as here:
             sheet.loss_curve(here, records)
     for path in written:

@@ -213,7 +213,10 @@ def _classification(
     """Of the samples that have a label."""
     samples = [i for i, row in enumerate(rows) if row]
     if not samples:
-        raise UserError(f"{data}: none of {len(rows):,} pictures has a label; check what it holds")
+        raise UserError(
+            f"{data}: none of {len(rows):,} pictures has a label; choose the field with label=, or "
+            "give a table with labels="
+        )
     if len(samples) < len(rows):
         notes = [*notes, f"{len(rows) - len(samples):,} pictures without a label are left out"]
     return Classification(

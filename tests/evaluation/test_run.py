@@ -139,7 +139,7 @@ def test_several_protocols_embed_pictures_once_and_classes_are_kept(
     assert facts["preprocessing"]["shape"] == "squash" and facts["checkpoint"]["name"]
     assert len(facts["checkpoint"]["sha256"]) == 64
     assert len(read_details(read(results[0])).per_class) == 7
-    for name in ("report.md", "report.csv", "report.html", "loss.png"):
+    for name in ("report.md", "report.csv", "report.html", f"loss_{workdir.name}.png"):
         assert (folder / name).stat().st_size > 50
     with Image.open(results[0].with_suffix(".png")) as sheet:
         assert min(sheet.size) > 300
@@ -164,7 +164,6 @@ def test_other_preprocessing_is_another_result(workdir, tmp_path):
         ({"protocol": ", "}, "config.protocol: none given; choose from big_vision"),
         ({"shape": "crup"}, "did you mean 'crop'"),
         ({"tokenizer": "/nowhere.model"}, "nowhere"),
-        ({"output": "/proc/x"}, "/proc/x"),
     ),
 )
 def test_what_is_wrong_is_told_before_anything_is_compiled(
@@ -174,6 +173,14 @@ def test_what_is_wrong_is_told_before_anything_is_compiled(
     with pytest.raises(cfg.UserError, match=message) as error:
         suite.evaluate(suite_of(workdir, tmp_path, **fields))
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_pictures(
+    workdir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run.Evaluator, "__call__", lambda *_: pytest.fail("looked at pictures"))
+    with pytest.raises(cfg.UserError, match="/proc/x"):
+        suite.evaluate(suite_of(workdir, tmp_path, output="/proc/x"))
 
 
 def test_one_tower_is_refused(workdir, tmp_path):
