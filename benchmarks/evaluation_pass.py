@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 EMOJI = ROOT / "examples/emoji/heldout-00000.tar"
 BATCH = 256
 PASSES = {"pass_of_emoji": 100 * BATCH, "pass_of_photographs": 8 * BATCH}  # pictures
-RANDOM = Identity("random", "", "")
+RANDOM = Identity("random", "random", "", "")
 FILES = 64  # photographs are so many, again and again
 CASES = (*PASSES, "texts")
 

@@ -77,7 +77,6 @@ class Encoder:
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
             def make(start: int) -> tuple[jax.Array, jax.Array]:
-                self._between()
                 rows = self._own_rows(start, n)
                 made = dict(zip(rows, pool.map(prepare, rows), strict=True))
                 row = lambda i: made.get(start + i, blank)  # noqa: E731
@@ -90,20 +89,24 @@ class Encoder:
             z, usable = self._run(lambda batch: self._image_fn(params, *batch), batches, progress)
         return z[:n], usable[:n]
 
-    def texts(self, params: siglip.Params, texts: Sequence[str]) -> np.ndarray:
+    def texts(
+        self, params: siglip.Params, texts: Sequence[str],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:  # fmt: skip
         """Embeddings `(m, d)`; the same text is encoded once."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids = self.tokenizer(list(distinct))
 
         def make(start: int) -> jax.Array:
-            self._between()
             rows = np.zeros((self._batch(len(ids)), ids.shape[1]), np.int32)
             part = ids[start : start + len(rows)]
             rows[: len(part)] = part
             return self._place(len(ids), lambda i: rows[i], ids.shape[1:], np.int32)
 
         batches = map(make, self._starts(len(ids)))
-        (z,) = self._run(lambda batch: (self._text_fn(params, batch),), batches)
+        (z,) = self._run(lambda batch: (self._text_fn(params, batch),), batches, progress)
+        if len(distinct) == len(texts):
+            return z[: len(texts)]
         return z[[distinct[text] for text in texts]]
 
     @property
@@ -126,6 +129,7 @@ class Encoder:
             progress(done)
 
         for batch in batches:
+            self._between()  # in the main thread, where signals are
             waiting.append(encode(batch))
             if len(waiting) > self._under_way:
                 read()

@@ -243,6 +243,27 @@ def test_what_may_change(tiny_config):
     ]
 
 
+def test_the_best_of_a_run_is_asked_the_same_all_along(tiny_config):
+    """Or numbers of two protocols would compete."""
+
+    def run(best, **evaluation):
+        train = dataclasses.replace(tiny_config.train, best=best)
+        return dataclasses.replace(tiny_config, train=train, eval=cfg.Evaluation(**evaluation))
+
+    inputs = {"data": "a"}
+    for best in ("", "x/acc1"):
+        before = run(best, every="5 steps", tasks="x=y", protocol="name_only")
+        saved = {"config": cfg.to_dict(before), "inputs": inputs}
+        often = run(best, every="1 steps", tasks="x=y", protocol="name_only")
+        assert len(drift.check("runs/x", saved, often, inputs, force=False)) == 1
+        other = run(best, every="5 steps", tasks="x=y", protocol="best7")
+        if not best:
+            assert len(drift.check("runs/x", saved, other, inputs, force=False)) == 1
+            continue
+        with pytest.raises(cfg.UserError, match="eval.protocol: 'name_only' -> 'best7'"):
+            drift.check("runs/x", saved, other, inputs, force=False)
+
+
 def test_a_position_for_batches_of_another_size(tiny_config):
     def sized(size: int) -> cfg.Config:
         return dataclasses.replace(

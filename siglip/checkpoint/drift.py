@@ -23,7 +23,11 @@ def check(
     """Lines on what changed since metadata was `saved`; see `Checkpoints.check_same_run`."""
     before = cfg.from_dict(saved["config"])
     changes = cfg.differences(before, config)
-    serious = [change for change in changes if not change.startswith(FREE_FIELDS)]
+    # The best is chosen among all evaluations of a run: they must have asked the same.
+    chosen = before.train.best and before.train.best == config.train.best
+    free = tuple(field for field in FREE_FIELDS if not (chosen and field == "eval."))
+    free += ("eval.every", "eval.batch_size")
+    serious = [change for change in changes if not change.startswith(free)]
     other = [name for name, fingerprint in inputs.items() if saved["inputs"][name] != fingerprint]
     if serious and not force:
         raise cfg.UserError(

@@ -50,11 +50,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     from siglip.config import Suite, UserError
 
     if args.model == "report":
+        from siglip.evaluation.results import read_all
         from siglip.evaluation.summary import files
 
         if not args.folders:
             raise UserError("siglip eval report: no folder given; give folders of results")
-        for path in files.write(args.folders, args.output):
+        for path in files.write(read_all(args.folders), args.output):
             print(path)
         return
     if args.folders:

@@ -1,5 +1,6 @@
 """The embeddings of classes: of each the mean of its sentences'; kept on disk by what made them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,10 +65,9 @@ def _read(path: pathlib.Path, rows: int) -> np.ndarray | None:
 
 def _write(path: pathlib.Path, z: np.ndarray) -> None:
     """Whole or not at all; where that is impossible the next run computes them again."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, z)
-        os.replace(file.name, path)
-    except OSError:
-        pass
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = pathlib.Path(folder, path.name)
+            np.save(whole, z)
+            os.replace(whole, path)

@@ -60,9 +60,12 @@ class Scores:
         return float(np.mean(right[counts > 0] / counts[counts > 0]))
 
     def metrics(self) -> dict[str, float]:
-        """By their names in CLIP_benchmark; `acc5` where there are five classes."""
-        top5 = {"acc5": self.accuracy(5)} if self.classes >= 5 else {}
-        return {"acc1": self.accuracy(), **top5, "mean_per_class_recall": self.mean_per_class()}
+        """By their names in CLIP_benchmark, see `metric_names`."""
+        values = {
+            "acc1": self.accuracy(1), "acc5": self.accuracy(5),
+            "mean_per_class_recall": self.mean_per_class(),
+        }  # fmt: skip
+        return {name: values[name] for name in metric_names(self.classes)}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals of `metrics`, the same at every call.
@@ -118,6 +121,11 @@ class Scores:
         """Of each pair of a picture and a class of it the picture and the class."""
         picture, column = np.nonzero(self.labels >= 0)
         return picture, self.labels[picture, column]
+
+
+def metric_names(classes: int) -> list[str]:
+    """What is measured where there are so many classes: `acc5` of five and more."""
+    return ["acc1", *(["acc5"] if classes >= 5 else []), "mean_per_class_recall"]
 
 
 def score(

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-Record = Mapping[str, float]
+from siglip.evaluation.summary.table import is_share
 
-_PERCENT = ("recall", "acc")
+Record = Mapping[str, float]
 
 
 def best(records: Sequence[Record], metric: str) -> Record | None:
@@ -54,7 +54,7 @@ def _show(name: str, record: Record) -> str:
     if name not in record:
         return "-"
     value = record[name]
-    return f"{value:.2%}" if any(word in name for word in _PERCENT) else f"{value:.4g}"
+    return f"{value:.2%}" if is_share(name.rpartition("/")[2]) else f"{value:.4g}"
 
 
 def line(record: Record) -> str:

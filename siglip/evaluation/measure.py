@@ -25,7 +25,7 @@ class Subject:
       image: how a picture is prepared.
       size: of a picture, in pixels.
       max_pixels: larger pictures are not decoded.
-      progress: is told how many pictures are embedded.
+      progress: is told how many pictures or texts are embedded.
     """
 
     encoder: Encoder
@@ -36,27 +36,47 @@ class Subject:
     progress: Callable[[int], None] = lambda done: None
 
     def pictures(self, source: Source, samples: np.ndarray) -> np.ndarray:
-        """Unit embeddings `(n, d)`, not numbers where a picture is unusable."""
+        """Unit embeddings `(n, d)`, not numbers where a picture is unusable.
+
+        Raises:
+          UserError: the model gives what is no number.
+        """
         pixels = decoder(source, self.size, self.image, self.max_pixels)
         z, usable = self.encoder.images(self.params, pixels, samples, self.progress)
         z[~usable] = np.nan
-        return z
+        return _finite(z, usable)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings `(m, d)`."""
-        return self.encoder.texts(self.params, texts)
+        """Unit embeddings `(m, d)`; raises as `pictures`."""
+        return _finite(self.encoder.texts(self.params, texts, self.progress), slice(None))
 
     def scalar(self, name: str) -> float:
         """`t`, the logarithm of the temperature, or `b`, the bias."""
         return float(self.params[name].addressable_data(0))
 
 
+def _finite(z: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    # One sum tells, without another array: of unit vectors it cannot overflow.
+    if not np.isfinite(np.sum(z[rows], dtype=np.float64)):
+        raise cfg.UserError(
+            "the model gives embeddings that are no numbers; load it with dtype=float32, or "
+            "another checkpoint"
+        )
+    return z
+
+
+def class_names(task: Classification, protocol: Protocol) -> list[str]:
+    """Of a task's classes, as the protocol writes them."""
+    if task.dataset is None:
+        return protocol.written(task.names)
+    return protocol.class_names(task.dataset.name)
+
+
 def sentences(task: Classification, protocol: Protocol) -> list[list[str]]:
     """What is asked for each class of a task."""
     if task.dataset is None:
         return protocol.texts(task.names)
-    names = task.dataset.names(protocol.stack)
-    return protocol.texts(names, task.dataset.name)
+    return protocol.texts(task.dataset.names(protocol.stack), task.dataset.name)
 
 
 def classify(subject: Subject, task: Classification, zimg: np.ndarray, zcls: np.ndarray) -> Scores:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
 import shlex
 import sys
+from typing import Any
 
 import siglip
 from siglip import config as cfg
@@ -28,6 +30,7 @@ def protocol_facts(protocol: Protocol, dataset: str, class_names: str = "") -> F
         "name": protocol.name,
         "description": protocol.description,
         "prompts": len(protocol.prompts(dataset)),
+        "prompts_sha256": digest(protocol.prompts(dataset)),
         "class_names": class_names or protocol.stack,
         "canonical": protocol.canonical,
     }
@@ -55,6 +58,11 @@ def preprocessing_facts(
         "tokenizer_sha256": tokenizer,
         "text_length": text_length,
     }
+
+
+def digest(facts: Any) -> str:
+    """Of what can be written as text, to see whether it is the same."""
+    return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def versions() -> Facts:

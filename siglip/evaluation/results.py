@@ -25,7 +25,7 @@ Facts = Mapping[str, str | int | float | bool | None]
 
 _TEXTS = ("dataset", "model", "pretrained", "task", "language", "date", "device", "command")
 _NUMBERS = ("metrics", "counts", "seconds")
-_FACTS = ("protocol", "preprocessing", "versions", "checkpoint")
+_FACTS = ("data", "protocol", "preprocessing", "versions", "checkpoint")
 _REQUIRED = ("dataset", "model", "pretrained", "task", "metrics")
 _AGAIN = "evaluate again, or leave the file out"
 _DETAILS = ".details.json"
@@ -47,10 +47,11 @@ class Result:
       language: of the texts.
       headline: the metrics that stand for the task in a table; (): see `headlines`.
       intervals: 95 % confidence intervals of metrics.
+      data: "sha256" of what was asked of what: samples, labels or captions, names of classes.
       protocol: how classes were asked for, see `provenance.protocol_facts`.
       preprocessing: see `provenance.preprocessing_facts`.
       versions: of libraries, see `provenance.versions`.
-      checkpoint: "name" and "sha256".
+      checkpoint: "name", "sha256", and how it is multiplied: "dtype", "precision", "gelu".
       counts: "pictures" of the task, "unusable" among them, "classes", "texts".
       seconds: of its parts: "read", "model", "text", "metrics".
       date: of its end, ISO 8601.
@@ -68,6 +69,7 @@ class Result:
     language: str = "en"
     headline: tuple[str, ...] = ()
     intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    data: Facts = dataclasses.field(default_factory=dict)
     protocol: Facts = dataclasses.field(default_factory=dict)
     preprocessing: Facts = dataclasses.field(default_factory=dict)
     versions: Facts = dataclasses.field(default_factory=dict)
@@ -99,7 +101,8 @@ class Result:
     def setting(self) -> str:
         """A hash of what a result must share with another to be the same measured again."""
         facts = [self.dataset, self.model, self.pretrained, self.task, self.language]
-        facts += [dict(self.protocol), dict(self.preprocessing), dict(self.checkpoint)]
+        weights = {k: value for k, value in self.checkpoint.items() if k != "name"}  # as typed
+        facts += [dict(self.data), dict(self.protocol), dict(self.preprocessing), weights]
         facts += [self.counts.get("pictures")]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -255,10 +258,16 @@ def read_all(paths: Iterable[str | os.PathLike]) -> list[Result]:
     return list(found.values())
 
 
-def _in_folder(folder: epath.Path) -> Iterator[Result]:
+def read_folder(folder: str | os.PathLike) -> list[Result]:
+    """The results in a folder, without those in its folders."""
+    with told(folder):
+        return list(_in_folder(locate(folder), deep=False))
+
+
+def _in_folder(folder: epath.Path, deep: bool = True) -> Iterator[Result]:
     for parent, folders, names in folder.walk():
         # What a killed run was writing is in folders of that name.
-        folders[:] = sorted(name for name in folders if not name.endswith(".partial"))
+        folders[:] = sorted(name for name in folders if deep and not name.endswith(".partial"))
         for name in sorted(names):
             if not name.endswith(".json") or name.endswith(_DETAILS):
                 continue

@@ -1,10 +1,11 @@
-"""The suite: a model, tasks and protocols in, results out."""
+"""A model, a task and protocols in, results out."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from siglip import config as cfg
 from siglip.data import images
 from siglip.data.sources import BadSample
 from siglip.encoder import encoder_of
-from siglip.evaluation import classes, details, measure, neighbours, provenance, results
+from siglip.evaluation import classes, details, measure, provenance, results
 from siglip.evaluation.classification import Scores
 from siglip.evaluation.protocols import Protocol
 from siglip.evaluation.results import Result, retrieval_metrics
@@ -22,7 +23,6 @@ from siglip.evaluation.retrieval import Ranking, rank
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.inference import Model
 from siglip.metrics import Progress
-from siglip.parallel import agree
 from siglip.pretrained.identity import Identity
 
 _REPORT_SECONDS = 10.0
@@ -35,7 +35,8 @@ class Outcome:
 
     Attributes:
       result: the numbers, and what they hang on.
-      details: what a page draws beyond them; None for retrieval.
+      details: what a page draws beyond them; None for retrieval, and on all hosts but the first,
+        which writes them.
       scores: of every picture.
       names: of the classes, as they were asked for.
     """
@@ -51,79 +52,64 @@ class Evaluator:
 
     Args:
       model: of both towers.
-      identity: which weights these are.
-      name: what was typed for them.
+      identity: which weights these are; None for weights that lie nowhere.
       cache: folder where embeddings of classes are kept; None: they are computed each time.
-      pixel_nn: training pictures, see `neighbours.accuracy`; "": no such baseline.
+
+    Raises:
+      UserError: the model has one tower, or no tokenizer is found.
     """
 
     def __init__(
-        self, model: Model, identity: Identity, name: str = "", cache: pathlib.Path | None = None,
-        pixel_nn: str = "",
-    ):  # fmt: skip
+        self, model: Model, identity: Identity | None = None, *, cache: pathlib.Path | None = None
+    ):
+        self._identity = identity or Identity("", "model", "", "")
         if "t" not in model.params:
-            raise cfg.UserError(f"{name}: a checkpoint of one tower; an evaluation needs both")
-        self._model, self._identity, self._name = model, identity, name
-        self._pixel_nn = pixel_nn
-        self._preprocessing = _preprocessing(model)
+            raise cfg.UserError(
+                f"{self._identity.name}: a checkpoint of one tower; an evaluation needs both"
+            )
+        self._model, self._preprocessing = model, _preprocessing(model)
         self._bad: list[BadSample] = []
         self._subject = measure.Subject(
             encoder_of(model, self._bad.append), model.params, model.image,
             model.config.image.image_size,
         )  # fmt: skip
+        self._checkpoint = _checkpoint(model, self._identity)
         self._cache = None
-        if cache:
+        if cache and identity:
+            # The same sentences by other libraries or on other devices are another embedding.
             tower, tokenizer = cfg.to_dict(model.config.text), model.tokenizer
             tokens = [tokenizer.fingerprint(), tokenizer.clean, tokenizer.pad_id]
-            # The same sentences on another kind of device are another embedding, by rounding.
-            where = [jax.__version__, self._device, model.config.dtype]
-            self._cache = classes.Cache(cache, [identity.sha256, tower, tokens, where])
+            where = [provenance.versions(), self._device]
+            self._cache = classes.Cache(cache, [self._checkpoint, tower, tokens, *where])
 
-    def __call__(self, task: Task, asked: Sequence[Protocol], read: float = 0.0) -> list[Outcome]:
-        """An outcome for each protocol, of retrieval one.
+    def __call__(self, task: Task, asked: Sequence[Protocol]) -> list[Outcome]:
+        """An outcome for each protocol; of retrieval, which asks for no class, one.
 
         Every picture is prepared and embedded once, however many protocols there are.
 
-        Args:
-          read: seconds that it took to open the task.
-
         Raises:
-          UserError: no picture can be used.
+          UserError: no picture can be used, or the model gives what is no number.
         """
-        agree.check(lambda: facts(task), f"pictures of task {task.key}")
         self._bad.clear()
         start = time.monotonic()
-        zimg = self._pictures(task)
-        seconds = {"read": read, "model": time.monotonic() - start}
+        with _progress(len(task.samples), f"pictures of {task.key}") as progress:
+            subject = dataclasses.replace(self._subject, progress=progress)
+            zimg = subject.pictures(task.source, task.samples)
+        seconds = {"model": time.monotonic() - start}
         unusable = int(np.isnan(zimg[:, 0]).sum())
+        example = f", such as {self._bad[0]}" if self._bad else ""
         if unusable == len(zimg):
-            remedy = f", such as {self._bad[0]}" if self._bad else "; repair the data"
             raise cfg.UserError(
-                f"task {task.key}: none of {unusable:,} pictures can be used{remedy}"
+                f"task {task.key}: none of {unusable:,} pictures can be used"
+                f"{example or '; repair the data'}"
             )
+        if unusable:
+            note = f"{unusable:,} pictures are unusable, and count as wrong{example}"
+            task = dataclasses.replace(task, notes=(*task.notes, note))
         counts = {"pictures": len(zimg), "unusable": unusable}
         if isinstance(task, Retrieval):
             return [self._retrieve(task, zimg, counts, seconds)]
         return [self._classify(task, protocol, zimg, counts, seconds) for protocol in asked]
-
-    def _pictures(self, task: Task) -> np.ndarray:
-        n = len(task.samples)
-        if jax.process_index():
-            return self._subject.pictures(task.source, task.samples)
-        progress, told = Progress(n, 0, "pictures"), time.monotonic()
-
-        def report(done: int) -> None:
-            nonlocal told
-            progress.advance_to(min(done, n))
-            if time.monotonic() - told > _REPORT_SECONDS:
-                progress.report(min(done, n), task.key)
-                told = time.monotonic()
-
-        try:
-            subject = dataclasses.replace(self._subject, progress=report)
-            return subject.pictures(task.source, task.samples)
-        finally:
-            progress.close()
 
     def _classify(
         self, task: Classification, protocol: Protocol, zimg: np.ndarray, counts: dict,
@@ -138,9 +124,6 @@ class Evaluator:
         # What the calibration of all pairs comes down to.
         metrics |= {"calibration_error": scores.calibration.error()}
         metrics |= {"brier_score": scores.calibration.brier()}
-        if self._pixel_nn:
-            size, image = self._model.config.image.image_size, self._model.image
-            metrics["pixel_nn_acc1"] = neighbours.accuracy(self._pixel_nn, task, size, image)
         headline = "mean_per_class_recall" if task.metric == "mean_per_class" else "acc1"
         own = task.dataset is None
         asked_of = ("", "of the task") if own else (task.dataset.name, "")
@@ -153,8 +136,7 @@ class Evaluator:
                 "texts_from_cache": int(known),
             },
         )  # fmt: skip
-        stack = task.names if own else task.dataset.names(protocol.stack)
-        names = tuple(protocol.written(stack))
+        names = tuple(measure.class_names(task, protocol))
         return Outcome(result, self._details(task, scores, names), scores, names)
 
     def _texts(self, sentences: list[list[str]]) -> tuple[np.ndarray, bool]:
@@ -164,7 +146,8 @@ class Evaluator:
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         tokenizer = self._model.tokenizer
         before = tokenizer.truncated
-        z = self._subject.texts(texts)
+        with _progress(len(texts), "texts") as progress:
+            z = dataclasses.replace(self._subject, progress=progress).texts(texts)
         if (cut := tokenizer.truncated - before) and not jax.process_index():
             length = tokenizer.length
             print(f"note: {cut:,} texts are longer than {length} tokens and were cut", flush=True)
@@ -184,11 +167,12 @@ class Evaluator:
         return Outcome(result, None, ranking)
 
     def _result(self, of: Task, seconds: dict[str, float], **measured: Any) -> Result:
-        identity, dtype = self._identity, self._model.config.dtype
+        identity = self._identity
         return Result(
             of.name, identity.model, identity.pretrained,
-            preprocessing=self._preprocessing, versions=provenance.versions(),
-            checkpoint={"name": self._name, "sha256": identity.sha256, "dtype": dtype},
+            data={"sha256": provenance.digest(facts(of))}, preprocessing=self._preprocessing,
+            versions=provenance.versions(),
+            checkpoint={"name": identity.name, **self._checkpoint},
             seconds={name: round(value, 3) for name, value in seconds.items()},
             date=provenance.now(), device=self._device, command=provenance.command(),
             notes=of.notes, **measured,
@@ -210,7 +194,6 @@ class Evaluator:
         if jax.process_index():
             return None  # one host writes them
         right, counts = scores.per_class()
-        keys: Any = task.source.keys()
 
         def mistake(i: int) -> details.Mistake:
             predicted = zip(scores.top[i], scores.probability[i], strict=True)
@@ -218,7 +201,7 @@ class Evaluator:
                 details.thumbnail(self.picture(task, i)),
                 tuple(names[j] for j in scores.labels[i] if j >= 0),
                 tuple((names[j], float(p)) for j, p in predicted),
-                keys[int(task.samples[i])],
+                task.source[int(task.samples[i])].key,
             )
 
         return details.Details(
@@ -227,6 +210,38 @@ class Evaluator:
             tuple(mistake(int(i)) for i in scores.mistakes(_THUMBNAILS)),
             tuple(scores.calibration.curve()),
         )
+
+
+def _checkpoint(model: Model, identity: Identity) -> results.Facts:
+    """What of the weights and of how they are multiplied decides what comes out."""
+    c = model.config
+    return {
+        "sha256": identity.sha256,
+        "dtype": c.dtype,
+        "precision": jax.config.jax_default_matmul_precision or "default",
+        "gelu": f"{c.image.gelu}, {c.text.gelu}",
+    }
+
+
+@contextlib.contextmanager
+def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Tells how many are done, on the first host, a line now and then."""
+    if jax.process_index():
+        yield lambda done: None
+        return
+    progress, told = Progress(total, 0, what.partition(" ")[0]), time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal told
+        progress.advance_to(min(done, total))
+        if time.monotonic() - told > _REPORT_SECONDS:
+            progress.report(min(done, total), what)
+            told = time.monotonic()
+
+    try:
+        yield report
+    finally:
+        progress.close()
 
 
 def _preprocessing(model: Model) -> results.Facts:

@@ -63,7 +63,7 @@ def loss_curve(path: str | os.PathLike, records: list[dict[str, float]]) -> None
     figure = Figure(figsize=(10, 3.6))
     left, right = figure.subplots(1, 2)
     left.plot(steps, [record["loss"] for record in records])
-    left.set(title="sigmoid loss per image", xlabel="step", yscale="log")
+    left.set(title="loss per image", xlabel="step", yscale="log")
     for name, label in (("positive_logit", "matching"), ("negative_logit", "other")):
         right.plot(steps, [record[name] for record in records], label=f"{label} pairs")
     right.set(title="mean logit", xlabel="step")

@@ -1,6 +1,7 @@
 """From a configuration to results in a folder: what `eval.py` and `siglip eval` do."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 
@@ -12,11 +13,13 @@ from siglip import config as cfg
 from siglip.evaluation import protocols, results, sheet
 from siglip.evaluation.classification import Scores
 from siglip.evaluation.named import open_tasks
+from siglip.evaluation.neighbours import Neighbours
 from siglip.evaluation.run import Evaluator, Outcome
 from siglip.evaluation.summary import files, table
-from siglip.evaluation.tasks import Task
+from siglip.evaluation.tasks import Classification, Task, facts
 from siglip.inference import Model
 from siglip.metrics import JSONL, read_lines
+from siglip.parallel import agree
 from siglip.pretrained import places
 from siglip.pretrained.identity import identify
 from siglip.pretrained.load import load
@@ -36,23 +39,35 @@ def evaluate(c: cfg.Suite) -> list[Outcome]:
     asked = [protocols.get(name.strip()) for name in c.protocol.split(",") if name.strip()]
     start = time.monotonic()
     tasks = open_tasks(c.tasks, c.data, "config.tasks")
-    read = time.monotonic() - start
+    read = round((time.monotonic() - start) / len(tasks), 3)
+    baseline = Neighbours(c.pixel_nn) if c.pixel_nn else None
+    # What a run has saved last may change while this goes on: it is looked up once.
+    identity = identify(c.model, c.adapters or None)
+    agree.check(lambda: (list(map(facts, tasks)), asked, identity), "tasks, prompts or weights")
+    model = load_model(dataclasses.replace(c, model=identity.name))
+    evaluator = Evaluator(model, identity, cache=places.cache_folder() / "classes")
     first = jax.process_index() == 0
-    evaluator = Evaluator(
-        load_model(c), identify(c.model, c.adapters or None), c.model,
-        places.cache_folder() / "classes", c.pixel_nn,
-    )  # fmt: skip
     if first:
         _writable(c.output)
-        for task in tasks:
-            for note in task.notes:
-                print(f"note: task {task.key}: {note}", flush=True)
+    for task in tasks:
+        if baseline and isinstance(task, Classification):
+            baseline.check(task, model.config.image.image_size)
+        for note in task.notes if first else ():
+            print(f"note: task {task.key}: {note}", flush=True)
     outcomes = []
     for task in tasks:
-        for outcome in evaluator(task, asked, read / len(tasks)):
-            outcomes.append(outcome)
+        more = {}
+        if baseline and isinstance(task, Classification):
+            size = model.config.image.image_size
+            more = {"pixel_nn_acc1": baseline.accuracy(task, size, model.image)}
+        for outcome in evaluator(task, asked):
+            result = outcome.result
+            result = dataclasses.replace(
+                result, metrics={**result.metrics, **more}, seconds={"read": read, **result.seconds}
+            )
+            outcomes.append(dataclasses.replace(outcome, result=result))
             if first:
-                _write(c, evaluator, task, outcome)
+                _write(c, evaluator, task, outcomes[-1])
     if first:
         _finish(c)
     return outcomes
@@ -85,11 +100,11 @@ def _check(c: cfg.Suite) -> None:
 
 def _writable(output: str) -> None:
     """Found out now, not after the pictures."""
-    path = locate(output) / ".writable"
+    path = locate(output) / f".writable-{os.getpid()}"
     with told(output):
         with made(path) as here:
             here.write_bytes(b"")
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _write(c: cfg.Suite, evaluator: Evaluator, task: Task, outcome: Outcome) -> None:
@@ -108,7 +123,11 @@ def _write(c: cfg.Suite, evaluator: Evaluator, task: Task, outcome: Outcome) -> 
 
 def _finish(c: cfg.Suite) -> None:
     """The table and the page of all that is in the folder, and how a run of ours was trained."""
-    written = files.write([c.output], c.output)
+    try:
+        written = files.write(results.read_folder(c.output), c.output)
+    except cfg.UserError as error:  # of another file: what was measured is written already
+        print(f"note: no page: {error}", flush=True)
+        written = []
     place = places.resolve(c.model)
     records = read_lines(place.path / JSONL) if places.is_run(place.path) else []
     if records:
@@ -140,9 +159,9 @@ def _title(task: Task, result: results.Result) -> str:
 
 
 def _lines(result: results.Result) -> Iterator[str]:
-    if unusable := result.counts["unusable"]:
-        of = result.counts["pictures"]
-        yield f"{unusable:,} of {of:,} pictures are unusable, and count as wrong"
+    for note in result.notes:
+        if "unusable" in note:
+            yield note
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
     kept = " (classes from the cache)" if result.counts.get("texts_from_cache") else ""
     yield f"time: {spent}{kept}"

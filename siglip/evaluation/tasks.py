@@ -96,8 +96,9 @@ Task = Classification | Retrieval
 
 def facts(task: Task) -> tuple:
     """What of a task has to be the same on all hosts."""
-    what = task.labels.tolist() if isinstance(task, Classification) else task.captions
-    return task.key, task.source.fingerprint(), task.samples.tolist(), what
+    labelled = isinstance(task, Classification)
+    what = (task.labels, task.names) if labelled else (task.owner, task.captions)
+    return task.key, task.source.fingerprint(), task.samples.tolist(), what[0].tolist(), what[1]
 
 
 NAMES = (*datasets.ALL, *pairs.KNOWN)

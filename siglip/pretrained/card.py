@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.resources
 import os
 import string
@@ -20,6 +21,7 @@ from siglip.pretrained import names, places
 from siglip.workdir import locate
 
 NAME = "README.md"
+_MARK = "<!-- of what was written here: "
 _TEMPLATE = importlib.resources.files(__package__) / "card.md"
 _LIBRARIES = {names.HUGGINGFACE: "transformers", names.OPEN_CLIP: "open_clip"}
 
@@ -70,7 +72,7 @@ def text(
     rest = [
         f"\n## {title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items() if lines
     ]
-    return string.Template(_TEMPLATE.read_text("utf-8")).substitute(
+    card = string.Template(_TEMPLATE.read_text("utf-8")).substitute(
         library=_LIBRARIES.get(to, to),
         task="zero-shot-image-classification" if c.image and c.text else "feature-extraction",
         parameters=f"{siglip.count(shapes):,}",
@@ -82,6 +84,18 @@ def text(
         usage=_usage(to, c),
         rest="".join(rest).rstrip("\n"),
     )
+    return card + _mark(card)
+
+
+def is_edited(card: str) -> bool:
+    """Whether a card is another than was written here."""
+    written, mark, _ = card.rpartition(_MARK)
+    return not mark or card.rstrip("\n") != written + _mark(written)
+
+
+def _mark(card: str) -> str:
+    digest = hashlib.sha256(card.encode(errors="replace")).hexdigest()
+    return f"{_MARK}{digest[:16]} -->"
 
 
 def _plain(value: Any) -> str:
@@ -229,4 +243,6 @@ def _optimizer(c: cfg.Optimizer) -> Iterator[str]:
 
 def _scores(run: Run) -> list[str]:
     rows = [(_plain(name), f"{value:.5g}") for name, value in run.scores.items()]
-    return [f"By the run itself, at step {run.step:,}:", "", *_table(rows)]
+    asked = f", tasks by the protocol `{_plain(run.config.eval.protocol)}`"
+    asked = asked if run.config.eval.tasks else ""
+    return [f"By the run itself, at step {run.step:,}{asked}:", "", *_table(rows)]

@@ -13,12 +13,14 @@ class Identity(NamedTuple):
     """Of a checkpoint.
 
     Attributes:
+      name: what `load` reads these weights by, and no others: of a run with its step.
       model: of a release its name in OpenCLIP, as CLIP_benchmark's tables have it; else the name
-        of the run, folder or file.
+        of the run, repository, folder or file.
       pretrained: "webli" for releases; the step of a run; else the beginning of the hash.
       sha256: of the weights, and of adapters if there are any. Of a run that of its checksums.
     """
 
+    name: str
     model: str
     pretrained: str
     sha256: str
@@ -30,20 +32,26 @@ def identify(name: str | os.PathLike, adapters: str | os.PathLike | None = None)
     Raises:
       UserError: no such model.
     """
+    name = os.fspath(name)
     place = places.resolve(name)
     if places.is_run(place.path):
         step, digest = _of_run(place)
-        model, pretrained = place.path.name, f"step{step}"
+        model, pretrained = os.path.basename(os.path.realpath(place.path)), f"step{step}"
+        name = f"{place.path}@{step}" + (f":{place.tower}" if place.tower else "")
     else:
         files, _ = load.weight_files(place)
         digest = _combined([_sha256(path) for path in files])
-        model, pretrained = pathlib.Path(place.path).stem, digest[:8]
-        if place.release:
+        pretrained = digest[:8]
+        if (given := pathlib.Path(place.name).expanduser()).exists():
+            model = given.stem if given.is_file() else given.resolve().name
+        elif place.release:
             model, pretrained = place.release.open_clip[0], "webli"
+        else:  # of the hub or a bucket
+            model = place.name.rstrip("/").rpartition("/")[2]
     if adapters:
         digest = _combined([digest, _sha256(pathlib.Path(adapters))])
         pretrained += f"+{pathlib.Path(adapters).stem}"
-    return Identity(model, pretrained, digest)
+    return Identity(name, model, pretrained, digest)
 
 
 def _of_run(place: places.Place) -> tuple[int, str]:

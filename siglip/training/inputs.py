@@ -58,6 +58,11 @@ def open_inputs(c: cfg.Config) -> Inputs:
         )
     if c.eval.every and c.eval.tasks:
         tasks = open_tasks(c.eval.tasks, where="config.eval.tasks")
+        if any(task.key == "validation" for task in tasks):
+            raise cfg.UserError(
+                "config.eval.tasks: a task is called validation, as the pairs held out; give "
+                "another name"
+            )
     if c.eval.every and not (validation or tasks):
         raise cfg.UserError(
             f"config.eval.every={c.eval.every!r}: nothing to evaluate; give data.validation, "

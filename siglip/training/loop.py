@@ -154,8 +154,10 @@ def _finish(run: Run) -> None:
             with made(folder) as here:
                 for note in export.convert(chosen, here, c.export):
                     print(f"note: {note}", flush=True)
-                if (edited := folder / card.NAME).exists():  # by its author, since it was written
-                    (here / card.NAME).write_bytes(edited.read_bytes())
+                before = folder / card.NAME
+                if before.exists() and card.is_edited(text := before.read_text("utf-8")):
+                    (here / card.NAME).write_text(text, "utf-8")
+                    print(f"note: {before} was edited, and stays as it is", flush=True)
             print(folder, flush=True)
     if c.eval.every:
         summarise(run)

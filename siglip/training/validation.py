@@ -7,17 +7,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from siglip import config as cfg
-from siglip import losses
 from siglip.data.sources import Source
 from siglip.data.text import Tokenizer
 from siglip.data.unusable import Fault, Ledger
 from siglip.encoder import Encoder
 from siglip.evaluation import classes, protocols
+from siglip.evaluation.classification import metric_names
 from siglip.evaluation.measure import Subject, classify, sentences
 from siglip.evaluation.pairs import Pairs, read_pairs
 from siglip.evaluation.results import retrieval_metrics
 from siglip.evaluation.retrieval import RECALLS, rank, retrieval
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
+from siglip.losses import LOSSES
 from siglip.model import siglip
 from siglip.parallel import agree
 from siglip.training.cost import trained_towers
@@ -51,7 +52,7 @@ class Validation:
         self._tasks, self._protocol = tasks, protocols.get(c.eval.protocol)
         self._pairs = pairs and _read(pairs, c.eval.pairs, ledger)
         self._check(c.train.best)
-        agree.check(lambda: [facts(task) for task in tasks], "evaluation tasks")
+        agree.check(lambda: (list(map(facts, tasks)), self._protocol), "tasks or prompts")
         # Of a text tower that does not learn they stay as they are.
         self._frozen = "text" not in trained_towers(c)
         self._classes: dict[str, np.ndarray] = {}
@@ -116,14 +117,12 @@ class Validation:
         """The mean over batches of the training batch's size, as far as there are so many pairs."""
         _, first = np.unique(owner, return_index=True)
         size = min(self._c.data.batch_size, len(zimg))
-        t, b = subject.scalar("t"), subject.scalar("b")
+        _, dense, names = LOSSES[self._c.loss.name]
+        scalars = [subject.scalar(name) for name in names]
         values = []
         for start in range(0, len(zimg) - size + 1, size):
             rows = slice(start, start + size)
-            z = zimg[rows], ztxt[first[rows]]
-            softmax = self._c.loss.name == "softmax"
-            value = losses.softmax_loss(*z, t) if softmax else losses.sigmoid_loss(*z, t, b)
-            values.append(float(value))
+            values.append(float(dense(zimg[rows], ztxt[first[rows]], *scalars)))
         return float(np.mean(values))
 
 
@@ -131,7 +130,7 @@ def scores(task: Task) -> list[str]:
     """Those of a task's metrics that are the better the higher."""
     if isinstance(task, Retrieval):
         return list(retrieval_metrics(dict.fromkeys(RECALLS, 0.0)))
-    return ["acc1", *(["acc5"] if len(task.names) >= 5 else []), "mean_per_class_recall"]
+    return metric_names(len(task.names))
 
 
 def _read(source: Source, limit: int, ledger: Ledger) -> Pairs:

@@ -156,6 +156,7 @@ def test_prompts():
             assert all(prompt.count("{}") == 1 for prompt in prompts)
             assert len(set(prompts)) == len(prompts)
     assert all(set(p.published) <= set(datasets.ALL) for p in protocols.PROTOCOLS.values())
+    assert set(datasets.ALL) - set(protocols.get("open_clip").published) == {"imagenet_real"}
 
 
 def test_big_vision_writes_without_punctuation():

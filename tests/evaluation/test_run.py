@@ -11,7 +11,7 @@ from PIL import Image
 
 from siglip import config as cfg
 from siglip.data.sources import open_source
-from siglip.evaluation import protocols, run, suite
+from siglip.evaluation import measure, protocols, run, suite
 from siglip.evaluation.results import read, read_details
 from siglip.evaluation.retrieval import retrieval
 from siglip.evaluation.tasks import open_task
@@ -59,7 +59,7 @@ def over(model: Model, devices: int, batch_size: int) -> Model:
 def test_classification_by_its_definition(workdir, folder):
     task = open_task("mine", str(folder), kind="classification")
     protocol, model = protocols.get("open_clip"), load(workdir)
-    evaluator = run.Evaluator(model, Identity("m", "p", "h"))
+    evaluator = run.Evaluator(model, Identity("x", "m", "p", "h"))
     (outcome,) = evaluator(task, [protocol])
     metrics, counts = outcome.result.metrics, outcome.result.counts
     assert (counts["pictures"], counts["unusable"]) == (N, 2)
@@ -88,7 +88,7 @@ def test_any_number_of_devices_counts_the_same(workdir, folder):
     task = open_task("mine", str(folder), kind="classification")
     model, counts = load(workdir), []
     for devices, batch_size in ((1, 64), (8, 16), (3, 7)):
-        evaluator = run.Evaluator(over(model, devices, batch_size), Identity("m", "p", "h"))
+        evaluator = run.Evaluator(over(model, devices, batch_size), Identity("x", "m", "p", "h"))
         (outcome,) = evaluator(task, [protocols.get("name_only")])
         counts.append(outcome.scores.top.tolist())
         assert outcome.result.counts["unusable"] == 2
@@ -115,9 +115,9 @@ def test_several_protocols_embed_pictures_once_and_classes_are_kept(
     workdir, tmp_path, capsys, cache, monkeypatch
 ):
     passes = []
-    pictures = run.Evaluator._pictures
+    pictures = measure.Subject.pictures
     monkeypatch.setattr(
-        run.Evaluator, "_pictures", lambda self, task: passes.append(1) or pictures(self, task)
+        measure.Subject, "pictures", lambda self, *args: passes.append(1) or pictures(self, *args)
     )
     c = suite_of(workdir, tmp_path, protocol="name_only, best7")
     first = suite.evaluate(c)
@@ -136,7 +136,9 @@ def test_several_protocols_embed_pictures_once_and_classes_are_kept(
     assert len(results) == 2, "one result a protocol, replaced when it is measured again"
     facts = json.loads(results[0].read_text())
     assert "published" not in facts["protocol"], "nobody publishes numbers of own data"
-    assert facts["preprocessing"]["shape"] == "squash" and facts["checkpoint"]["name"]
+    assert facts["preprocessing"]["shape"] == "squash"
+    # What is written down is what was read, whatever a run saves meanwhile.
+    assert facts["checkpoint"]["name"] == f"{workdir}@1"
     assert len(facts["checkpoint"]["sha256"]) == 64
     assert len(read_details(read(results[0])).per_class) == 7
     for name in ("report.md", "report.csv", "report.html", f"loss_{workdir.name}.png"):
@@ -152,6 +154,27 @@ def test_other_preprocessing_is_another_result(workdir, tmp_path):
     assert a.setting != b.setting
     # Emoji are square: nothing is cut off.
     assert a.metrics == b.metrics
+
+
+def test_other_data_or_prompts_of_one_name_are_another_result(workdir, tmp_path):
+    """As many pictures, and as many prompts in a file of the same name."""
+    path, settings = tmp_path / "prompts.txt", []
+    for label, prompt in (("category", "{}"), ("name", "{}"), ("category", "a {}")):
+        path.write_text(f"{prompt}\n")
+        place = f"emoji={HELDOUT}?label={label}&kind=classification"
+        c = suite_of(workdir, tmp_path, tasks=place, protocol=str(path))
+        settings.append(suite.evaluate(c)[0].result.setting)
+    assert len({*settings}) == 3
+    assert len(list((tmp_path / "out").glob("emoji_*.details.json"))) == 3
+
+
+def test_a_model_that_gives_no_numbers_is_told(workdir, folder):
+    model = load(workdir)
+    params = jax.tree.map(lambda x: x * np.nan, model.params)
+    task = open_task("mine", str(folder), kind="classification")
+    evaluator = run.Evaluator(dataclasses.replace(model, params=params))
+    with pytest.raises(cfg.UserError, match="the model gives embeddings that are no numbers"):
+        evaluator(task, [protocols.get("name_only")])
 
 
 @pytest.mark.parametrize(

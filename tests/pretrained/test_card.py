@@ -62,6 +62,14 @@ def test_nothing_is_overwritten(evaluated, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_a_card_knows_whether_its_author_wrote_into_it(evaluated, tmp_path):
+    export.convert(evaluated, tmp_path / "there", "huggingface")
+    text = (tmp_path / "there/README.md").read_text()
+    assert not card.is_edited(text)
+    for edited in (text.replace("siglip", "mine", 1), text + "More.", "mine", ""):
+        assert card.is_edited(edited)
+
+
 def test_what_is_no_run_has_no_training(tmp_path):
     export.convert(f"{FOLDER}/huggingface:img", tmp_path / "img", "huggingface")
     text = (tmp_path / "img/README.md").read_text()

@@ -20,7 +20,6 @@ from siglip.metrics import EVALUATIONS, read_lines
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
-from siglip.pretrained.identity import Identity
 from siglip.pretrained.load import load
 from siglip.training import loop
 from siglip.training.validation import Validation, make_encoder
@@ -93,7 +92,7 @@ def test_any_number_of_devices_measures_what_is_so(config):
     np.testing.assert_allclose(one["validation/loss"], expected, rtol=1e-5)
 
     # A model in training and one that was loaded are measured alike.
-    evaluator = run.Evaluator(model, Identity("m", "p", "h"))
+    evaluator = run.Evaluator(model)
     for task in tasks:
         (outcome,) = evaluator(task, [protocols.get("best7")])
         shared = {f"{task.key}/{name}": value for name, value in outcome.result.metrics.items()}

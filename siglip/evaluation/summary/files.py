@@ -1,26 +1,25 @@
 """The table and the page of many results as files."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from etils import epath
 
-from siglip.evaluation import results
+from siglip.evaluation.results import Result, read_details
 from siglip.evaluation.summary import page, table
 from siglip.workdir import locate, made, told
 
 
-def write(paths: Iterable[str | os.PathLike], folder: str | os.PathLike) -> list[epath.Path]:
-    """Write `report.md`, `report.csv` and `report.html` of all results in files and folders.
+def write(found: Sequence[Result], folder: str | os.PathLike) -> list[epath.Path]:
+    """Write `report.md`, `report.csv` and `report.html` of results that were read.
 
     Returns:
       their paths.
 
     Raises:
-      UserError: there is no result, one cannot be read, or the folder cannot be written to.
+      UserError: what was kept beside one cannot be read, or the folder cannot be written to.
     """
-    found = results.read_all(paths)
-    details = [results.read_details(result) for result in found]
+    details = [read_details(result) for result in found]
     contents = {
         "report.md": table.markdown(found),
         "report.csv": table.csv(found),

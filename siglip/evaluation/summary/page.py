@@ -157,7 +157,8 @@ def _facts(result: Result) -> Element:
             lines += [el("dt", key), el("dd", value)]
     for note in result.notes:
         lines += [el("dt", "note"), el("dd", note)]
-    for part in ("protocol", "preprocessing", "checkpoint", "counts", "seconds", "versions"):
+    parts = ("data", "protocol", "preprocessing", "checkpoint", "counts", "seconds", "versions")
+    for part in parts:
         facts = getattr(result, part)
         lines += [
             child

@@ -183,7 +183,8 @@ def _rows(results: Sequence[Result]) -> Iterator[tuple[Result, list[Row]]]:
 def _facts(result: Result) -> dict[str, Any]:
     """By which rows of one name are told from each other."""
     digest = str(result.checkpoint.get("sha256", ""))[:8]
-    return {**result.preprocessing, **({"checkpoint": digest} if digest else {})}
+    weights = {"checkpoint": digest, **{k: result.checkpoint.get(k) for k in ("dtype", "gelu")}}
+    return {**result.preprocessing, **{k: value for k, value in weights.items() if value}}
 
 
 def _order(column: Column) -> tuple:
