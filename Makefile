@@ -10,7 +10,7 @@ WORKDIR ?= runs/quickstart
 # 256 MiB at hand made the quick start's step 1.35 times faster on 2 CPU cores.
 export MALLOC_TOP_PAD_ := 268435456
 
-.PHONY: help quickstart test lint format parity bench plans malformed torture constraints clean
+.PHONY: help quickstart test lint format parity bench docs plans malformed torture constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,8 +62,11 @@ bench: $(VENV)/.installed  ## time the training step, the loss and inference on 
 	$(BIN)/python -m benchmarks.encode_image
 	$(BIN)/python -m benchmarks.start
 
+docs: $(VENV)/.installed-dev  ## run what takes longest of the commands in README and docs (minutes)
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_docs_commands.py
+
 plans: $(VENV)/.installed-dev  ## compile the large recipes for their TPUs: do they fit (half an hour)
-	$(BIN)/python -m pytest -m slow tests/test_plan.py
+	$(BIN)/python -m pytest -m slow tests/test_plan.py tests/losses/test_tpu.py
 	$(BIN)/python -m benchmarks.plans
 
 torture: $(VENV)/.installed-dev  ## kill a run a hundred times, at random, and compare (a quarter of an hour)

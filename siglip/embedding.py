@@ -15,13 +15,11 @@ import numpy as np
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import BadSample, damage_of, open_source
+from siglip.data.sources import SUFFIXES, BadSample, damage_of, open_source
 from siglip.data.sources.base import IMAGE_SUFFIXES
 from siglip.inference import Model, map_ahead
 from siglip.metrics import Progress
 
-# In the names of files that are sources; others are read as texts.
-_SOURCES = (".tar", ".csv", ".tsv", ".jsonl", ".parquet", ".array_record", ".arrayrecord")
 _REPORT_SECONDS = 10.0
 
 
@@ -59,7 +57,8 @@ def find_inputs(place: str) -> Inputs:
             keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]
             stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (file.stat() for file in files)]
             return Inputs("pictures", keys, lambda i: files[i].read_bytes(), stamps)
-    is_text = path.suffix == ".txt" or not any(suffix in path.name for suffix in _SOURCES)
+    # Shards of TFDS go on after their suffix.
+    is_text = path.suffix == ".txt" or not any(suffix in path.name for suffix in SUFFIXES)
     if not (path.is_file() and is_text):
         source = open_source(place, captions=False)
         return Inputs(

@@ -7,24 +7,29 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
-# Tests compile much and run little: a third less time.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
-
 import jax
 import pytest
 
+# Tests compile much and run little: a third of the time. XLA knows the last flag until 0.10 only,
+# and ends every process on one that it does not know.
+FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
+if jax.__version_info__ < (0, 11):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests train the same small model many times, also in processes that they start: compile it once.
-_CACHE = tempfile.TemporaryDirectory(prefix="siglip-tests-")
-for _name, _value in {
-    "jax_compilation_cache_dir": _CACHE.name,
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
-}.items():
-    jax.config.update(_name, _value)
-    os.environ[_name.upper()] = str(_value)
+# What one process compiled, all others read: pytest's own, and those that tests start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="siglip-tests-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 from siglip import config as cfg  # noqa: E402 (after the devices are configured)
 
@@ -32,12 +37,24 @@ ROOT = pathlib.Path(__file__).parent.parent
 EMOJI = ROOT / "examples/emoji"
 
 
+# Those that take longest come first, so that no worker is left with one of them at the end.
+LONG = ("test_train_two_hosts", "test_interrupted", "test_torture", "test_tpu")
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
     if importlib.util.find_spec("libtpu") is None:
         skip = pytest.mark.skip(reason="libtpu is missing: pip install 'siglip-jax[tpu]'")
         for item in items:
             if item.get_closest_marker("tpu_compiler"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_modules():
+    """Thousands of programs would take gigabytes of memory by the end."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -260,7 +260,7 @@ def test_the_best_of_a_run_is_asked_the_same_all_along(tiny_config):
         if not best:
             assert len(drift.check("runs/x", saved, other, inputs, force=False)) == 1
             continue
-        with pytest.raises(cfg.UserError, match="eval.protocol: 'name_only' -> 'best7'"):
+        with pytest.raises(cfg.UserError, match=r"eval\.protocol: 'name_only' -> 'best7'"):
             drift.check("runs/x", saved, other, inputs, force=False)
 
 

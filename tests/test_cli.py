@@ -332,6 +332,14 @@ def test_module_and_console_script_are_one():
     ).stdout  # fmt: skip
 
 
+def test_every_verb_is_on_a_page(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    verbs = re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    pages = "".join(page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+    assert len(verbs) >= 8 and [verb for verb in verbs if f"siglip {verb}" not in pages] == []
+
+
 def test_help_does_not_wait_for_jax():
     for verb in ("'classify'", "'data', 'inspect'"):
         code = "import sys; from siglip import cli\n" + (

@@ -12,8 +12,6 @@ from benchmarks import torture
 from benchmarks.attempts import Layout, Run
 from tests.conftest import EMOJI
 
-pytestmark = pytest.mark.xdist_group("test_torture")
-
 KILLS, STEPS = 3, 24
 
 

@@ -120,6 +120,9 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._clear()
         context = ocp.Context()
+        # Smaller arrays are written by one device each: a slice of each for every device that holds
+        # a copy would be a program to compile and a file to write, for a few bytes.
+        context.array_options.saving.min_slice_bytes_for_replica_parallel = 2**20
         # On the first process, when all files are written and before the folder gets its name.
         context.async_options.post_finalization_callback = lambda: self._seal()
         self._orbax = ocp.training.Checkpointer(

@@ -45,10 +45,10 @@ def evaluate(c: cfg.Suite) -> list[Outcome]:
     identity = identify(c.model, c.adapters or None)
     agree.check(lambda: (list(map(facts, tasks)), asked, identity), "tasks, prompts or weights")
     model = load_model(dataclasses.replace(c, model=identity.name))
-    evaluator = Evaluator(model, identity, cache=places.cache_folder() / "classes")
     first = jax.process_index() == 0
     if first:
         _writable(c.output)
+    evaluator = Evaluator(model, identity, cache=places.cache_folder() / "classes")
     for task in tasks:
         if baseline and isinstance(task, Classification):
             baseline.check(task, model.config.image.image_size)

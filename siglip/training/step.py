@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from siglip import config as cfg
-from siglip.losses import PairMetrics, ring_sigmoid_loss, ring_softmax_loss
+from siglip.losses import LOSSES, PairMetrics
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 from siglip.training import rules
@@ -94,15 +94,14 @@ def make_loss(
     """
     options = {"mesh": mesh, "dtype": c.loss.dtype, "tile": c.loss.tile or None}
     encode_images, encode_texts = (make_tower(c, mesh, name) for name in ("img", "txt"))
+    ring, _, names = LOSSES[c.loss.name]
 
     def loss(params: siglip.Params, batch: Batch) -> tuple[jax.Array, PairMetrics]:
         zimg = batch["image"]
         if not c.data.cache_embeddings:
             zimg = encode_images(params["img"], zimg)
         ztxt = encode_texts(params["txt"], batch["text"])
-        if c.loss.name == "softmax":
-            return ring_softmax_loss(zimg, ztxt, params["t"], with_metrics=True, **options)
-        t, b = params["t"], params["b"]
-        return ring_sigmoid_loss(zimg, ztxt, t, b, with_metrics=True, **options)
+        scalars = (params[name] for name in names)
+        return ring(zimg, ztxt, *scalars, with_metrics=True, **options)
 
     return loss

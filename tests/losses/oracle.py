@@ -1,5 +1,7 @@
 """The losses and their gradients in float64 NumPy, written from the papers, with no autodiff."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -64,6 +66,7 @@ def mesh_of(*shape):
     return jax.sharding.Mesh(devices, ("slice", "data", "fsdp"), axis_types=kinds)
 
 
+@functools.cache  # a form that is asked again is compiled once
 def with_gradients(loss, count=4):
     return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(count))))
 

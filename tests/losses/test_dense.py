@@ -1,9 +1,13 @@
 """The plain forms equal float64 oracles written from the papers."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 
-from siglip.losses import sigmoid_loss, softmax_loss
+from siglip import config as cfg
+from siglip.losses import LOSSES, sigmoid_loss, softmax_loss
 from tests.losses import oracle
 
 
@@ -15,6 +19,23 @@ def test_sigmoid_equals_the_oracle():
 def test_softmax_equals_the_oracle():
     args = oracle.pairs()[:3]
     oracle.assert_equal(oracle.with_gradients(softmax_loss, 3)(*args), oracle.softmax(*args))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_a_name_stands_for(name):
+    """In training and in validation the same loss, with an oracle; a recipe may ask for it."""
+    ring, dense, scalars = LOSSES[name]
+    zimg, ztxt, t, b = oracle.pairs()
+    args = zimg, ztxt, *({"t": t, "b": b}[scalar] for scalar in scalars)
+    value, _ = getattr(oracle, name)(*args)
+    for form in (dense, functools.partial(ring, mesh=oracle.mesh_of(2))):
+        np.testing.assert_allclose(form(*args), value, rtol=1e-5)
+
+
+def test_recipes_may_ask_for_every_loss(tiny_config):
+    config = dataclasses.replace(tiny_config, loss=cfg.Loss("none"))
+    with pytest.raises(cfg.UserError, match=f"must be one of {', '.join(LOSSES)}$"):
+        cfg.validate(config)
 
 
 def test_initial_loss_is_the_published_one():

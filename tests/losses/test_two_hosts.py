@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.losses import oracle
 
-pytestmark = pytest.mark.xdist_group("test_two_hosts")
-
 # What each process runs: arguments are its number, the address of the first, where to write.
 PROCESS = """
 import sys

@@ -10,7 +10,8 @@ from PIL import Image
 
 from siglip import config as cfg
 from siglip.data import images
-from tests.data.test_images import CROPS, FILES, TENSORFLOW, pattern
+from tests.data.test_crop import CROPS, pattern
+from tests.data.test_images import FILES, TENSORFLOW
 from tests.parity import models
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]

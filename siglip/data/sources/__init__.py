@@ -13,11 +13,13 @@ from siglip.data.sources.mixture import Mixture
 from siglip.data.sources.tar import TarSource
 
 __all__ = [
-    "BadSample", "Labelled", "Mixture", "Options", "Sample", "Source", "TarSource", "damage_of",
-    "open_source",
+    "SUFFIXES", "BadSample", "Labelled", "Mixture", "Options", "Sample", "Source", "TarSource",
+    "damage_of", "open_source",
 ]  # fmt: skip
 
-_KNOWN = "a folder, .tar, .csv, .tsv, .jsonl, .parquet, .array_record or tfds:NAME"
+# Of files that hold samples; the last one is another spelling.
+SUFFIXES = (".tar", ".csv", ".tsv", ".jsonl", ".parquet", ".array_record", ".arrayrecord")
+_KNOWN = f"a folder, {', '.join(SUFFIXES[:-1])} or tfds:NAME"
 
 
 def open_source(address: str, *, captions: bool = True) -> Source:
@@ -59,6 +61,8 @@ def _open(place: str, options: Options, captions: bool) -> Source:
 
 
 def _open_files(suffix: str, place: str, options: Options, captions: bool) -> Source:
+    if suffix not in (*SUFFIXES, "tfds:"):
+        raise _unknown(place)
     # The readers of parquet and of records are imported when they are needed: TFDS is slow to.
     match suffix:
         case ".tar":
@@ -77,11 +81,14 @@ def _open_files(suffix: str, place: str, options: Options, captions: bool) -> So
             from siglip.data.sources import records
 
             return records.open_place(place, options, captions)
+
+
+def _unknown(place: str) -> UserError:
     if place.endswith((".tar.gz", ".tgz", ".tar.zst")):
-        raise UserError(f"{place}: a compressed tar has no random access; decompress it to .tar")
+        return UserError(f"{place}: a compressed tar has no random access; decompress it to .tar")
     if files.is_file(place):
-        raise UserError(f"{place}: no known format; give {_KNOWN}")
-    raise UserError(f"{place}: no such file or folder{files.nearest(place)}; give {_KNOWN}")
+        return UserError(f"{place}: no known format; give {_KNOWN}")
+    return UserError(f"{place}: no such file or folder{files.nearest(place)}; give {_KNOWN}")
 
 
 def _suffix(place: str) -> str:

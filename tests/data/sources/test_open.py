@@ -6,8 +6,9 @@ import os
 import pytest
 
 from siglip.config import UserError
-from siglip.data.sources import TarSource, open_source
-from tests.conftest import EMOJI
+from siglip.data.sources import SUFFIXES, TarSource, open_source
+from siglip.embedding import find_inputs
+from tests.conftest import EMOJI, ROOT
 from tests.data.sources.test_tar import write_tar
 
 N = 20
@@ -96,6 +97,19 @@ def test_mistakes(places, place, message):
     with pytest.raises(UserError, match=message) as error:
         open_source(os.path.join(root, place))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_is_known_to_all(tmp_path, suffix):
+    """`open_source` reads it, no verb takes it for a list of texts, and the page names it."""
+    place = str(tmp_path / f"x{suffix}")
+    with open(place, "w") as file:
+        file.write("nothing of the kind\n")
+    for read in (open_source, find_inputs):
+        with pytest.raises(UserError) as error:
+            read(place)
+        assert "no known format" not in str(error.value)
+    assert suffix == ".arrayrecord" or suffix in (ROOT / "docs/data.md").read_text()
 
 
 def test_suffixes_within_braces_and_of_shards(tmp_path):

@@ -4,14 +4,11 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from siglip.evaluation.results import read_all
 from siglip.parallel.hosts import ADDRESS, COUNT, INDEX
 from tests.conftest import EMOJI, ROOT
 from tests.parallel.test_hosts import free_address
 
-pytestmark = pytest.mark.xdist_group("test_train_two_hosts")  # which starts processes as well
 HELDOUT = EMOJI / "heldout-00000.tar"
 
 
