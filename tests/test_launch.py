@@ -1,4 +1,4 @@
-"""`launch/` and the page about TPUs name what exists, and agree with each other."""
+"""`launch/` and the pages name recipes and fields that exist, and agree about TPUs."""
 
 import dataclasses
 import json
@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from siglip import config as cfg
+from tests import pages
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "launch/every_worker.sh"
-PAGES = [ROOT / "docs/tpu.md", *sorted(path for path in (ROOT / "launch").iterdir())]
+FILES = [*pages.PAGES, *sorted((ROOT / "launch").iterdir())]
 ENVIRONMENT = {
     "TPU": "pod", "ZONE": "us-east5-a", "TYPE": "v6e-16", "VERSION": "v2-alpha-tpuv6e",
     "DATA_BUCKET": "shards", "RUNS_BUCKET": "runs", "PATH": os.environ["PATH"],
@@ -64,15 +65,15 @@ def jobset() -> dict:
     return document
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipes_and_fields_exist(path):
     recipes = re.findall(r"configs/\w+\.py", text(path))
     assert all((ROOT / recipe).is_file() for recipe in recipes), recipes
-    known = fields(cfg.Config)
+    known = fields(cfg.Config) | fields(cfg.Suite)
     named = set(re.findall(r"--config\.([\w.]+?)[=\s]", text(path)))
     if path.suffix == ".md":  # fields in prose
         sections = "|".join(field.name for field in dataclasses.fields(cfg.Config))
-        named |= set(re.findall(rf"`((?:{sections})\.(?!py`)\w+)[=`]", text(path)))
+        named |= set(re.findall(rf"`((?:{sections})\.(?!(?:py|safetensors)`)\w+)[=`]", text(path)))
     assert named <= known, named - known
 
 
