@@ -65,25 +65,24 @@ class Encoder:
           pixels: is asked for uint8 `(size, size, 3)` of each index, by several threads.
           progress: is told how many are done.
         """
-        n, blank = len(indices), (np.zeros(self._shape, np.uint8), False)
-
-        def prepare(i: int) -> tuple[np.ndarray, bool]:
-            try:
-                return pixels(int(indices[i])), True
-            except BadSample as error:
-                self._on_bad(error)
-                return blank
-
+        n, size = len(indices), self._batch(len(indices))
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
             def make(start: int) -> tuple[jax.Array, jax.Array]:
-                rows = self._own_rows(start, n)
-                made = dict(zip(rows, pool.map(prepare, rows), strict=True))
-                row = lambda i: made.get(start + i, blank)  # noqa: E731
-                return (
-                    self._place(n, lambda i: row(i)[0], self._shape, np.uint8),
-                    self._place(n, lambda i: row(i)[1], (), bool),
-                )
+                # Of the whole batch, though other hosts' rows stay empty: memory that is not
+                # written to is not taken.
+                rows, usable = np.zeros((size, *self._shape), np.uint8), np.zeros(size, bool)
+
+                def prepare(i: int) -> None:
+                    try:
+                        rows[i - start] = pixels(int(indices[i]))
+                        usable[i - start] = True
+                    except BadSample as error:
+                        self._on_bad(error)
+
+                for _ in pool.map(prepare, self._own_rows(start, n)):
+                    pass
+                return self._place(rows), self._place(usable)
 
             batches = map_ahead(make, self._starts(n), 1)
             z, usable = self._run(lambda batch: self._image_fn(params, *batch), batches, progress)
@@ -101,7 +100,7 @@ class Encoder:
             rows = np.zeros((self._batch(len(ids)), ids.shape[1]), np.int32)
             part = ids[start : start + len(rows)]
             rows[: len(part)] = part
-            return self._place(len(ids), lambda i: rows[i], ids.shape[1:], np.int32)
+            return self._place(rows)
 
         batches = map(make, self._starts(len(ids)))
         (z,) = self._run(lambda batch: (self._text_fn(params, batch),), batches, progress)
@@ -152,17 +151,10 @@ class Encoder:
         rows = {start + i for (part,) in slices for i in range(*part.indices(batch))}
         return sorted(i for i in rows if i < n)
 
-    def _place(
-        self, n: int, row: Callable[[int], np.ndarray], shape: tuple[int, ...], dtype
-    ) -> jax.Array:
-        """A batch of the rows that a function gives, over all devices."""
-        batch = self._batch(n)
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            return np.array([row(i) for i in range(*index[0].indices(batch))], dtype)
-
+    def _place(self, batch: np.ndarray) -> jax.Array:
+        """A batch over all devices, to which each host gives the rows of its own."""
         where = meshes.batch_sharding(self._mesh)
-        return jax.make_array_from_callback((batch, *shape), where, part)
+        return jax.make_array_from_callback(batch.shape, where, lambda index: batch[index])
 
 
 def encoder_of(model: Model, on_bad: Callable[[BadSample], None] = lambda error: None) -> Encoder:
