@@ -2,8 +2,7 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -13,11 +12,10 @@ from siglip import config as cfg
 from siglip.data import images
 from siglip.data.sources import BadSample, Source
 from siglip.data.text import Tokenizer
-from siglip.inference import Model
+from siglip.inference import Model, map_ahead
 from siglip.model import siglip
 from siglip.parallel import mesh as meshes
 
-T = TypeVar("T")
 Encode = Callable[[siglip.Params, jax.Array], jax.Array]
 
 
@@ -86,7 +84,8 @@ class Encoder:
                     pass
                 return self._place(rows), self._place(usable)
 
-            batches = _one_ahead(make, self._starts(n))
+            # By one thread: two batches in the making are in each other's way.
+            batches = map_ahead(make, self._starts(n), 1, threads=1)
             z, usable = self._run(lambda batch: self._image_fn(params, *batch), batches, progress)
         return z[:n], usable[:n]
 
@@ -157,22 +156,6 @@ class Encoder:
         """A batch over all devices, to which each host gives the rows of its own."""
         where = meshes.batch_sharding(self._mesh)
         return jax.make_array_from_callback(batch.shape, where, lambda index: batch[index])
-
-
-def _one_ahead(make: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
-    """`map` with the next one under way: two at once would be in each other's way."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting: collections.deque = collections.deque()
-        try:
-            for start in starts:
-                waiting.append(pool.submit(make, start))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def encoder_of(model: Model, on_bad: Callable[[BadSample], None] = lambda error: None) -> Encoder:

@@ -155,9 +155,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits))
 
 
-def map_ahead(function: Callable[[S], T], items: Iterable[S], ahead: int) -> Iterator[T]:
+def map_ahead(
+    function: Callable[[S], T], items: Iterable[S], ahead: int, threads: int | None = None
+) -> Iterator[T]:
     """`map` in threads, in order, at most `ahead` results before they are asked for."""
-    with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         waiting: collections.deque = collections.deque()
         try:
             for item in items:
