@@ -69,7 +69,8 @@ def opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
 def load(picture: Image.Image, data: bytes, c: cfg.Image, shrink: int = 1) -> Image.Image:
     """The pixels of an opened picture, not yet upright or RGB.
 
-    `shrink`, 1, 2, 4 or 8, divides the sides of a JPEG, rounded up, while it is decoded.
+    `shrink`, 1, 2, 4 or 8, divides the sides of a JPEG, rounded up: while it is decoded, or after
+    that where only Pillow reads it (CMYK, damage).
     """
     if (pixels := jpeg(picture, data, c, shrink)) is not None:
         loaded = Image.fromarray(pixels)
@@ -77,9 +78,7 @@ def load(picture: Image.Image, data: bytes, c: cfg.Image, shrink: int = 1) -> Im
         picture.load()
         if shrink == 1:
             return picture
-        width, height = picture.size  # a damaged JPEG that only Pillow reads
-        small = (-(-width // shrink), -(-height // shrink))
-        loaded = picture.resize(small, Image.Resampling.BOX)
+        loaded = picture.reduce(shrink)  # the last pixel is cut, as by libjpeg
     loaded.info = picture.info  # holds the orientation
     return loaded
 

@@ -123,15 +123,13 @@ def pack_tfrecords(
       folder: a new one.
       progress: called with the number of records done and that of all.
     """
-    from tensorflow_datasets.core import read_only_builder
-
     found = records.dataset_folder(source)
     if found is None:
         raise UserError(f"{source}: no {records.INFO} in it; give the folder of a TFDS dataset")
     folder = writing.target(folder)
     if os.path.exists(folder):
         raise UserError(f"{folder}: is there already; give a new folder")
-    info = read_only_builder.builder_from_directory(found).info
+    info = records.dataset_info(found)
     if info.file_format.value != "tfrecord":
         raise UserError(
             f"{found}: its files are {info.file_format.value}, not tfrecord; use it as it is"
@@ -173,13 +171,11 @@ def pack_tfrecords(
 
 def _present(folder: str, split: str) -> Any | None:
     """What TFDS knows about the dataset in `folder`, to which the split may be added."""
-    from tensorflow_datasets.core import read_only_builder
-
     if not os.path.lexists(folder):
         return None
     try:
-        info = read_only_builder.builder_from_directory(folder).info
-    except Exception:  # of many kinds, for whatever the folder may hold
+        info = records.dataset_info(folder)
+    except UserError:
         info = None
     if info is None or set(info.features) != PACKED:
         raise UserError(f"{folder}: is there already, and no packed dataset; give a new folder")

@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import os
 import re
 import string
 import threading
@@ -13,6 +14,7 @@ import sentencepiece
 import tokenizers
 
 from siglip import config as cfg
+from siglip.data.sources import files
 from siglip.workdir import locate, told
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -43,7 +45,7 @@ class Tokenizer:
                         f"{where}: no such file; give the path of a SentencePiece model or a "
                         "tokenizer.json"
                     )
-                model = path.read_bytes()
+                model = files.read(os.fspath(path))
         self.path = c.tokenizer
         if model.startswith(b"{"):
             self._backend = _Json(model, c.clean, where)
@@ -183,7 +185,7 @@ class _Json:
             self._tokenizer.normalizer = both
         self._clean = cleaner(clean)
         # Ids may have gaps.
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
         # Gemma has both: there </s> ends struck out text.
         ends = [self._tokenizer.token_to_id(end) for end in ("<eos>", "</s>")]
         ends = [i for i in ends if i is not None]

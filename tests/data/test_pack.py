@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tensorboardX.record_writer import RecordWriter
 
 from siglip.config import UserError
+from siglip.data import tfrecord
 from siglip.data.pack import pack, pack_tfrecords
 from siglip.data.sources import Sample, open_source
 from siglip.data.sources.base import BadSample
@@ -177,11 +178,13 @@ def test_tfrecords_are_converted(tmp_path):
     shard = next((tmp_path / "t").glob("*train.tfrecord-00001*"))
     whole = shard.read_bytes()
     first = 16 + struct.unpack("<Q", whole[:8])[0]
+    large = struct.pack("<Q", 2**62)
     for damaged, told in (
         (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], "record 0: damaged or cut short"),
         (whole[:-20], r"record \d+: damaged or cut short"),
         (bytes([whole[0] ^ 1]) + whole[1:], "record 0: its length is damaged"),
         (whole[: first + 5], "record 1: its length is damaged"),
+        (large + tfrecord._checksum(large) + whole[12:], "record 0: damaged or cut short"),
         (whole[:first], r"1 records, not \d+ as dataset_info.json says"),
     ):
         shard.write_bytes(damaged)

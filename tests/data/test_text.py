@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import os
 
 import numpy as np
 import pytest
@@ -144,8 +145,10 @@ def test_the_end_of_a_tokenizer_json():
     made = lambda **kwargs: Tokenizer(cfg.Text(), 4, model=tokenizer_json(**kwargs))  # noqa: E731
     assert made(end="</s>").eos_id == 1
     assert made(**{"</s>": 3}).eos_id == 1
-    with pytest.raises(cfg.UserError, match="has no end-of-sentence token"):
-        made(end="[SEP]")
+    empty = tokenizers.Tokenizer(models.WordLevel({}, unk_token="<unk>")).to_str().encode()
+    for model in (tokenizer_json(end="[SEP]"), empty):
+        with pytest.raises(cfg.UserError, match="has no end-of-sentence token"):
+            Tokenizer(cfg.Text(), 4, model=model)
 
 
 def test_what_is_refused(tmp_path, tiny_model):
@@ -163,6 +166,9 @@ def test_what_is_refused(tmp_path, tiny_model):
         with pytest.raises(cfg.UserError, match=message) as error:
             Tokenizer(cfg.Text(tokenizer=str(tmp_path / "x.model")), 8)
         assert "\n" not in str(error.value) and "x.model" in str(error.value)
+    os.truncate(tmp_path / "x.model", 2**40)
+    with pytest.raises(cfg.UserError, match="larger than 1 GiB"):
+        Tokenizer(cfg.Text(tokenizer=str(tmp_path / "x.model")), 8)
     small = cfg.TextTower(16, 1, 24, 2, vocab_size=100, length=8, out_dim=0)
     with pytest.raises(cfg.UserError, match="vocab_size=100: the tokenizer has"):
         check_vocabulary(tokenizer(), small)

@@ -68,8 +68,9 @@ def parse(address: str) -> list[tuple[str, Options]]:
 def _part(part: str) -> tuple[str, Options]:
     match = re.search(r"\?(?=\w+=)", part)
     place, query = (part[: match.start()], part[match.end() :]) if match else (part, "")
-    if not place:
-        raise UserError(f"{part!r}: no place before the options or beside ` + `; give a path")
+    if not all(place.split("::")):
+        beside = "beside `::`" if place else "before the options or beside ` + `"
+        raise UserError(f"{part!r}: no place {beside}; give a path")
     options = {}
     for pair in query.split("&") if query else ():
         name, equals, value = pair.partition("=")

@@ -33,7 +33,7 @@ class Source(Protocol):
 
     One that found something wrong while it was opened, and can be used all the same, says so in
     `damage`; see `damage_of`. One that can tell a field of all samples without their pictures has
-    a method `column`; see `labels.column`.
+    a method `column`, one that names classes a method `classes`; see those of `labels`.
     """
 
     def __len__(self) -> int: ...

@@ -12,36 +12,23 @@ import hashlib
 import io
 import itertools
 import os
-import random
 import stat
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import bracex
-import fsspec
 
 from siglip.config import UserError
+from siglip.data.sources import buckets
 from siglip.data.sources.base import BadSample
 
-# Reads of buckets: attempts in all, and the seconds before the second one, doubled every time.
-TRIES = 6
-FIRST_WAIT = 0.25
-# No attempt begins later: some stores' libraries try again for half a minute by themselves.
-LAST_START = 20.0
-# What another attempt does not mend: the files of this machine, a package that is missing.
-_PERMANENT = (
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError,
-    ValueError, TypeError, NotImplementedError,
-)  # fmt: skip
 _MISSING = "no such file"
 _BLOCK = 4096  # bytes of what `stamp` looks at
 # Of what is read at once: pictures, texts, indexes. A file with holes takes no room on a disk and
 # gigabytes in memory.
 MAX_BYTES = 2**30
 TOO_LARGE = "too large"
-_T = TypeVar("_T")
 
 
 def is_remote(path: str) -> bool:
@@ -79,8 +66,6 @@ def expand(pattern: str) -> list[str]:
     that are named without `*` are not looked for: ten thousand requests would only tell what the
     first read does.
     """
-    if not pattern:
-        raise UserError("no data given; set config.data.train, or what it is for, to a place")
     paths = []
     for part in pattern.split("::"):
         exact = not set("{*?[") & set(part) or is_file(part)
@@ -92,9 +77,9 @@ def expand(pattern: str) -> list[str]:
 def _matches(name: str, pattern: str) -> list[str]:
     if glob.has_magic(name) and not is_file(name):
         if is_remote(name):
-            system, inner = _system(name)
             with _told(name):
-                found = [system.unstrip_protocol(p) for p in _retried(system.glob, inner)]
+                store, _ = buckets.system(name)
+                found = [store.unstrip_protocol(p) for p in buckets.call("glob", name)]
         else:
             found = glob.glob(name, recursive=True)
         if found:
@@ -120,9 +105,9 @@ def list_files(folder: str) -> list[str]:
     Without hidden ones. Links to folders are followed, except to one that holds them.
     """
     if is_remote(folder):
-        system, root = _system(folder)
         with _told(folder):
-            found = _retried(system.find, root)
+            _, root = buckets.system(folder)
+            found = buckets.call("find", folder)
         names = [path.removeprefix(root.rstrip("/") + "/") for path in found]
         return sorted(n for n in names if not any(p.startswith(".") for p in n.split("/")))
     names = []
@@ -146,26 +131,28 @@ def _leads_back(top: str, root: str, name: str) -> bool:
 
 def size(path: str) -> int:
     """In bytes."""
-    if is_remote(path):
-        return int(_remote("size", path))
     with _told(path):
-        return os.stat(path).st_size
+        return int(buckets.call("size", path)) if is_remote(path) else os.stat(path).st_size
 
 
 def read(path: str) -> bytes:
-    """The whole file; neither a device nor a pipe, which may never end."""
-    if is_remote(path):
-        return _remote("cat_file", path)
-    with _told(path), builtins.open(path, "rb", buffering=0, opener=_open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSample("unreadable file", path, "not a regular file")
-        _check_size(path, status.st_size)
-        return file.read()
+    """The whole file."""
+    with _told(path):
+        if is_remote(path):
+            return buckets.call("cat_file", path)
+        with builtins.open(path, "rb", buffering=0, opener=_open_regular) as file:
+            _check_size(path, os.fstat(file.fileno()).st_size)
+            return file.read()
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # of a pipe, without waiting for its writer
+def _open_regular(path: str, flags: int) -> int:
+    """Neither a device nor a pipe, which may never end, nor begin: its writer is not waited for."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading tells what a folder is
+        os.close(descriptor)
+        raise BadSample("unreadable file", path, "not a regular file")
+    return descriptor
 
 
 def _check_size(path: str, size: int) -> None:
@@ -184,14 +171,13 @@ def read_spans(path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         _check_size(path, length)
     if is_remote(path):
         starts, ends = [start for start, _ in spans], [start + n for start, n in spans]
-        system, inner = _system(path)
         with _told(path):
-            parts = _retried(
-                system.cat_ranges, [inner] * len(spans), starts, ends, on_error="raise"
-            )
+            store, inner = buckets.system(path)
+            inners = [inner] * len(spans)
+            parts = buckets.retried(store.cat_ranges, inners, starts, ends, on_error="raise")
     else:
         with _told(path):
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = _open_regular(path, os.O_RDONLY)
             try:
                 parts = [os.pread(descriptor, n, start) for start, n in spans]
             finally:
@@ -220,15 +206,15 @@ def open(path: str, buffer_bytes: int = 2**20) -> BinaryIO:
     if is_remote(path):
         return io.BufferedReader(_Remote(path), buffer_bytes)
     with _told(path):
-        return builtins.open(path, "rb")
+        return builtins.open(path, "rb", opener=_open_regular)
 
 
 def try_write(path: str, data: bytes) -> None:
     """Write a file that saves time later: whole or not at all, and no harm where it cannot be."""
     if is_remote(path):
         with contextlib.suppress(Exception):  # each store refuses in its own words
-            system, inner = _system(path)
-            system.pipe_file(inner, data)
+            store, inner = buckets.system(path)
+            store.pipe_file(inner, data)
         return
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
@@ -268,52 +254,14 @@ class _Remote(io.RawIOBase):
         return n
 
 
-def _system(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        return fsspec.core.url_to_fs(path)  # fsspec keeps one system a store and process
-    except (ImportError, ValueError) as error:
-        extra = "; pip install 'siglip-jax[gcs]'" if path.startswith(("gs://", "gcs://")) else ""
-        raise UserError(
-            f"{path}: {error}{extra or '; check the address, or install that'}"
-        ) from None
-
-
-def _remote(method: str, path: str) -> Any:
-    system, inner = _system(path)
-    with _told(path):
-        return _retried(getattr(system, method), inner)
-
-
 def _type(path: str) -> str | None:
-    system, inner = _system(path)
     try:
         with _told(path):
-            return _retried(system.info, inner)["type"]
+            return buckets.call("info", path)["type"]
     except BadSample as error:
         if error.reason == _MISSING:
             return None
         raise
-
-
-def _retried(call: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """Call until it succeeds; what fails in passing is waited for, with jitter so that the threads
-    of many hosts do not come back all at once."""
-    start = time.monotonic()
-    for attempt in itertools.count(1):
-        try:
-            return call(*args, **options)
-        except Exception as error:  # each store raises its own kinds
-            late = time.monotonic() - start > LAST_START
-            if attempt == TRIES or late or _is_permanent(error):
-                raise
-        time.sleep(FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-
-
-def _is_permanent(error: Exception) -> bool:
-    # Stores' errors carry the status of the answer: 408 and 429 ask to come again, 403 does not.
-    code = str(getattr(error, "code", None) or getattr(error, "status", ""))
-    refused = code.isdecimal() and 400 <= int(code) < 500 and code not in ("408", "429")
-    return isinstance(error, _PERMANENT) or refused
 
 
 @contextlib.contextmanager
@@ -322,7 +270,7 @@ def _told(path: str) -> Iterator[None]:
     its data."""
     try:
         yield
-    except BadSample:
+    except UserError:
         raise
     except Exception as error:
         if isinstance(error, FileNotFoundError):

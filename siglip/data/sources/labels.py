@@ -1,5 +1,6 @@
 """Captions made from class labels."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from siglip.config import UserError
-from siglip.data.sources.base import BadSample, Sample, Source, damage_of, listed
+from siglip.data.sources.base import BadSample, Sample, Source, damage_of, listed, usable_captions
 
 _THREADS = 8
 _PROBES = 3  # samples that are looked at when a source is opened: the first may be a bad one
@@ -38,13 +39,21 @@ def classes(source: Source, field: str) -> tuple[str, ...]:
 
 
 def fields(source: Source) -> str:
-    """What the first samples have in `meta`, for a message."""
+    """What a sample has in `meta`, for a message."""
+    meta = _meta(source)
+    return "nothing that can be read" if meta is None else _named(meta)
+
+
+def _meta(source: Source) -> dict[str, Any] | None:
+    """Of the first sample that can be read, of a few."""
     for i in range(min(_PROBES, len(source))):
-        try:
-            return listed(source[i].meta) or "nothing beside the picture"
-        except BadSample:
-            continue
-    return "nothing that can be read"
+        with contextlib.suppress(BadSample):
+            return source[i].meta
+    return None
+
+
+def _named(meta: dict[str, Any]) -> str:
+    return listed(meta) or "nothing beside the picture"
 
 
 class Labelled:
@@ -53,15 +62,9 @@ class Labelled:
     def __init__(self, source: Source, field: str, templates: Sequence[str], where: str):
         self._source, self._field, self._templates = source, field, tuple(templates)
         self.damage = damage_of(source)
-        for i in range(min(_PROBES, len(source))):
-            try:
-                meta = source[i].meta
-            except BadSample:
-                continue
-            if field not in meta:
-                there = listed(meta) or "nothing beside the picture"
-                raise UserError(f"{where}?label={field}: no such field; a sample has {there}")
-            break
+        meta = _meta(source)
+        if meta is not None and field not in meta:
+            raise UserError(f"{where}?label={field}: no such field; a sample has {_named(meta)}")
 
     def __len__(self) -> int:
         return len(self._source)
@@ -72,8 +75,8 @@ class Labelled:
         if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
             reason = f"its {self._field} is {label!r}, no label"
             raise BadSample("no label", sample.where, reason, "give it one or remove it")
-        captions = tuple(template.replace("{}", str(label)) for template in self._templates)
-        return dataclasses.replace(sample, captions=captions)
+        captions = [template.replace("{}", str(label)) for template in self._templates]
+        return dataclasses.replace(sample, captions=usable_captions(captions, sample.where))
 
     def keys(self) -> Sequence[str]:
         return self._source.keys()

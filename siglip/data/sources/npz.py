@@ -13,13 +13,16 @@ _HEADER = 2**16  # bytes of a member within which its array must begin
 # How much larger than their file arrays may be, in times and in bytes: weights and pictures hardly
 # shrink, and what shrinks a thousandfold is made to fill memories.
 _TIMES, _BYTES = 32, 2**26
+_PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
+# What `headers` raises, and `numpy.load` where what follows a header is damaged.
+ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def headers(file: BinaryIO) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Member -> shape and type of its array, which takes as many bytes as the file says it does.
 
     Raises:
-      ValueError, OSError, EOFError, zipfile.BadZipFile: damaged, or made to do harm.
+      ERRORS: damaged, or made to do harm.
     """
     found = {}
     with zipfile.ZipFile(file) as archive:
@@ -33,10 +36,12 @@ def headers(file: BinaryIO) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                 raise ValueError(f"an array is named {name!a}")
             if name in found:
                 raise ValueError(f"two arrays are named {name}")
+            if member.compress_type not in _PLAIN:
+                raise ValueError(f"{name} is compressed in a way that NumPy does not write")
             try:
                 with archive.open(member) as opened:
                     start = io.BytesIO(opened.read(_HEADER))
-            except (RuntimeError, zlib.error) as error:  # encrypted, an unknown compression
+            except RuntimeError as error:  # encrypted
                 raise ValueError(f"{name}: {error}") from None
             shape, dtype = found[name] = _header(start)
             length = start.tell() + math.prod(shape) * dtype.itemsize

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from siglip.config import UserError
-from siglip.data.sources import files, row_groups, table
+from siglip.data.sources import cells, files, row_groups, table
 from siglip.data.sources.address import Options
 from siglip.data.sources.base import (
     BadSample,
@@ -113,15 +113,16 @@ class ParquetSource:
     def _named(self, name: str, value: Any) -> Any:
         """The name of a class instead of its number."""
         classes = self._classes.get(name, ())
-        return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
+        known = isinstance(value, int) and 0 <= value < len(classes)
+        return classes[value] if known else cells.plain(value)
 
     def keys(self) -> list[str]:
         n, keys, names = len(self._rows), None, None
         if self._key:
-            keys = self._rows.columns([self._key])[self._key].to_pylist()
+            keys = cells.values(self._rows.columns([self._key])[self._key])
         elif self._has_path:
             column = self._rows.columns([f"{self._image}.path"])[self._image]
-            names = [item and item["path"] for item in column.to_pylist()]
+            names = [item and item["path"] for item in cells.values(column)]
         keys, names = keys or [None] * n, names or [None] * n
         return [_key(keys[i], names[i], *self._rows.place(i)) for i in self._kept]
 
@@ -129,7 +130,7 @@ class ParquetSource:
         """See `labels.column`."""
         if field not in self._meta:
             return [None] * len(self)
-        values = self._rows.columns([field])[field].to_pylist()
+        values = cells.values(self._rows.columns([field])[field])
         return [self._named(field, values[i]) for i in self._kept]
 
     def classes(self, field: str) -> tuple[str, ...]:
@@ -146,8 +147,8 @@ class ParquetSource:
 def _key(key: Any, name: str | None, path: str, row: int) -> str:
     """The key's column, the name of the picture's file, or else where the row stands."""
     if key is not None:
-        return str(key)
-    stem = _stem(name or "")
+        return str(cells.plain(key))
+    stem = _stem(cells.plain(name) or "")
     return stem or f"{_stem(path)}-{row:06d}"
 
 

@@ -109,10 +109,10 @@ def open_array_record(path: str) -> ArrayRecordReader:
     thread.start()
     thread.join(_PATIENCE)
     if not answer:
-        raise UserError(
-            f"{path}: no answer in {_PATIENCE} s; log in with `gcloud auth application-default "
-            "login`, or copy it to a disk"
-        )
+        raise BadSample(
+            "unreadable file", path, f"no answer in {_PATIENCE} s",
+            "log in with `gcloud auth application-default login`, or copy it to a disk",
+        )  # fmt: skip
     if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]

@@ -5,8 +5,9 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from siglip.config import UserError
 from siglip.data.sources import examples, files
@@ -27,6 +28,7 @@ _CLASS = {"pythonClassName", "python_class_name", "type"}  # in it: what stands 
 _TFDS = "tensorflow_datasets.core.features."
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TAKES = ("image", "caption", "key")
+_T = TypeVar("_T")
 
 
 def open_place(place: str, options: Options, captions: bool = True) -> "RecordSource":
@@ -49,8 +51,7 @@ def open_place(place: str, options: Options, captions: bool = True) -> "RecordSo
     if files.is_file(files.join(folder, _FEATURES)):
         from tensorflow_datasets import features as kinds
 
-        _check_features(folder)
-        features = kinds.FeatureConnector.from_config(folder or ".")
+        features = _metadata(folder or ".", kinds.FeatureConnector.from_config)
         layout = examples.layout_of_features(features, options, captions, place)
     else:
         layout = examples.layout_of_record(records[0], options, captions, place)
@@ -79,16 +80,10 @@ def dataset_folder(folder: str) -> str | None:
 
 
 def _open_dataset(place: str, options: Options, captions: bool) -> "RecordSource":
-    from tensorflow_datasets.core import file_adapters, read_only_builder
+    from tensorflow_datasets.core import file_adapters
 
     folder = _find(place)
-    _check_features(folder)
-    try:
-        info = read_only_builder.builder_from_directory(folder).info
-    except Exception as error:  # of many kinds, for whatever its metadata may be
-        raise UserError(
-            f"{place}: TFDS cannot read its metadata ({_line(error)}); prepare it again"
-        ) from None
+    info = dataset_info(folder)
     form = info.file_format
     if form not in file_adapters.FileFormat.with_random_access():
         raise UserError(
@@ -109,6 +104,23 @@ def _open_dataset(place: str, options: Options, captions: bool) -> "RecordSource
     layout = examples.layout_of_features(info.features, options, captions, place)
     arrays = form == file_adapters.FileFormat.ARRAY_RECORD
     return RecordSource(ArrayRecords(parts) if arrays else ParquetRecords(parts), layout, captions)
+
+
+def dataset_info(folder: str) -> Any:
+    """TFDS's `DatasetInfo` of the dataset in a folder, which imports nothing that it names."""
+    from tensorflow_datasets.core import read_only_builder
+
+    return _metadata(folder, lambda place: read_only_builder.builder_from_directory(place).info)
+
+
+def _metadata(folder: str, read: Callable[[str], _T]) -> _T:
+    _check_features(folder)
+    try:
+        return read(folder)
+    except Exception as error:  # of many kinds, for whatever its metadata may be
+        raise UserError(
+            f"{folder}: TFDS cannot read its metadata ({_line(error)}); prepare it again"
+        ) from None
 
 
 def _check_features(folder: str) -> None:
@@ -141,6 +153,10 @@ def _find(place: str) -> str:
     folder = place
     if place.startswith("tfds:"):
         name, _, version = place.removeprefix("tfds:").partition(":")
+        if not name:
+            raise UserError(
+                f"{place}: names no dataset; write tfds:NAME, such as tfds:coco_captions"
+            )
         root = os.path.expanduser(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
         folder = files.join(root, f"{name}/{version}" if version else name)
         if not files.is_dir(folder):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from siglip.config import UserError
-from siglip.data.sources import files
+from siglip.data.sources import cells, files
 from siglip.data.sources.base import BadSample
 
 # Row groups kept in memory, per source and process.
@@ -81,7 +81,7 @@ class Rows:
         group = int(np.searchsorted(self._starts, i, side="right")) - 1
         rows = self._group(group)
         row = int(i - self._starts[group])
-        return {name: rows[name][row].as_py() for name in rows.column_names}
+        return {name: cells.value(rows[name][row]) for name in rows.column_names}
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Whole columns, or fields of columns such as `image.path`, of all files."""

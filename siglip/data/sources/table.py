@@ -9,18 +9,15 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
-import pyarrow.types
 
 from siglip.config import UserError
-from siglip.data.sources import files
+from siglip.data.sources import cells, files
 from siglip.data.sources.address import Options
 from siglip.data.sources.base import (
     BadSample,
@@ -83,26 +80,20 @@ class TableSource:
         return len(self._columns)
 
     def keys(self) -> list[str]:
-        return [self._key_of(cell) for cell in self._cells(self._key)]
+        return [self._key_of(cell) for cell in cells.values(self._columns[self._key])]
 
     def column(self, field: str) -> list[Any]:
         """See `labels.column`."""
         if field not in self._meta:
             return [None] * len(self)
-        return [_plain(cell) for cell in self._cells(field)]
-
-    def _cells(self, name: str) -> list[Any]:
-        column = self._columns[name]
-        if _is_text(column.type):
-            column = column.cast(pa.large_binary())  # it may not be UTF-8
-        return column.to_pylist()
+        return [cells.plain(cell) for cell in cells.values(self._columns[field])]
 
     def fingerprint(self) -> str:
         """Changes with the cells of the columns in use and with their order."""
         digest = hashlib.sha256()
         for name in (self._image, self._key, *self._captions):
             digest.update(f"\n{name}\n".encode())
-            _hash(self._columns[name], digest)
+            cells.update(digest, self._columns[name])
         return digest.hexdigest()
 
     def __getitem__(self, i: int) -> Sample:
@@ -115,15 +106,11 @@ class TableSource:
         captions = usable_captions(captions, where) if self._captions else ()
         image = files.read(path)
         check_picture(image, where)
-        meta = {name: _plain(self._cell(name, i)) for name in self._meta}
+        meta = {name: cells.plain(self._cell(name, i)) for name in self._meta}
         return Sample(key, where, image, captions, meta)
 
     def _cell(self, name: str, i: int) -> Any:
-        scalar = self._columns[name][i]
-        try:
-            return scalar.as_py()
-        except UnicodeDecodeError:  # Arrow's reader of JSON lets it pass
-            return scalar.as_buffer().to_pybytes() if _is_text(scalar.type) else b"\xff"
+        return cells.value(self._columns[name][i])
 
     def _path(self, i: int) -> str:
         name = os.fsdecode(self._cell(self._image, i) or "")
@@ -147,7 +134,7 @@ class TableSource:
         return None
 
     def _key_of(self, cell: Any) -> str:
-        text = "" if cell is None else str(_plain(cell))
+        text = "" if cell is None else str(cells.plain(cell))
         return os.path.splitext(text)[0] if self._key == self._image else text
 
     def _check_paths(self) -> None:
@@ -200,7 +187,7 @@ def choose(
 def check_text(columns: pa.Table, name: str, where: str) -> None:
     """Refuse a column of paths that holds something else."""
     kind = columns[name].type
-    if not _is_text(kind):
+    if not cells.is_text(kind):
         raise UserError(
             f"{where}: its column {name} holds {kind}, not paths; choose one of "
             f"{listed(columns.column_names)} with ?image=NAME"
@@ -209,16 +196,15 @@ def check_text(columns: pa.Table, name: str, where: str) -> None:
 
 def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadSample]]:
     """The columns of a table, those of a CSV as bytes, and the rows that had to be left out."""
-    suffix = os.path.splitext(path)[1]
+    suffix = os.path.splitext(path)[1].lower()
     damage: list[BadSample] = []
     with files.open(path) as file:
         try:
             if suffix == ".parquet":
                 columns = pyarrow.parquet.read_table(file, **_ALONE)
             elif suffix == ".jsonl":
-                _check_nesting(file)
                 columns = pyarrow.json.read_json(
-                    file, pyarrow.json.ReadOptions(block_size=_BLOCK, **_ALONE)
+                    _Shallow(file), pyarrow.json.ReadOptions(block_size=_BLOCK, **_ALONE)
                 )
             else:
                 columns, damage = _read_csv(file, path, suffix, options.sep if options else "")
@@ -229,16 +215,27 @@ def read(path: str, options: Options | None = None) -> tuple[pa.Table, list[BadS
     return columns, damage
 
 
-def _check_nesting(file: Any) -> None:
-    """Raise a RecursionError where JSON is so deep that Arrow's reader would end the process."""
-    for line in file:
-        if line.count(b"[") + line.count(b"{") > _DEPTH:
-            with contextlib.suppress(ValueError):  # which Arrow will tell
-                json.loads(line)
-    file.seek(0)
+class _Shallow:
+    """A file of JSON lines that raises a RecursionError where it is so deep that Arrow's reader
+    would end the process."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._begun = file, b""
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        lines = (self._begun + data).split(b"\n")
+        self._begun = lines[-1]
+        for line in lines:
+            if len(line) > _DEPTH and line.count(b"[") + line.count(b"{") > _DEPTH:
+                with contextlib.suppress(ValueError):  # which Arrow will tell
+                    json.loads(line)
+        return data
 
 
-def _read_csv(file: Any, path: str, suffix: str, sep: str) -> tuple[pa.Table, list[BadSample]]:
+def _read_csv(file: BinaryIO, path: str, suffix: str, sep: str) -> tuple[pa.Table, list[BadSample]]:
     header = re.split(r"[\r\n]", file.readline(_BLOCK).decode("utf-8-sig"))[0]
     file.seek(0)
     if not sep:
@@ -262,33 +259,3 @@ def _read_csv(file: Any, path: str, suffix: str, sep: str) -> tuple[pa.Table, li
         pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
     )
     return table, damage
-
-
-def _is_text(type: pa.DataType) -> bool:
-    kinds = pyarrow.types
-    if kinds.is_dictionary(type):
-        type = type.value_type
-    return any(
-        test(type)
-        for test in (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)
-    )
-
-
-def _plain(cell: Any) -> Any:
-    return cell.decode(errors="replace") if isinstance(cell, bytes) else cell
-
-
-def _hash(column: pa.ChunkedArray, digest: Any) -> None:
-    """Feed the cells, however they are split into chunks: lengths, then what they hold."""
-    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        digest.update(pc.fill_null(pc.list_value_length(column), -1).to_numpy())
-        column = pc.list_flatten(column)
-    if not _is_text(column.type):
-        column = column.cast(pa.string())
-    column = column.cast(pa.large_binary())
-    digest.update(pc.fill_null(pc.binary_length(column), -1).to_numpy())
-    for chunk in pc.fill_null(column, b"").chunks:
-        _, offsets, cells = chunk.buffers()
-        offsets = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
-        if cells is not None and len(chunk):
-            digest.update(cells[int(offsets[0]) : int(offsets[-1])])

@@ -1,16 +1,16 @@
 """Where the samples of a tar shard are, read once and kept beside it."""
 
 import collections
+import contextlib
 import dataclasses
 import io
 import tarfile
-import zipfile
 from typing import BinaryIO
 
 import numpy as np
 
 from siglip.data.sources import files, npz
-from siglip.data.sources.base import IMAGE_SUFFIXES
+from siglip.data.sources.base import IMAGE_SUFFIXES, BadSample
 
 BLOCK = 512  # bytes: members begin at multiples of it
 IMAGE, JSON, TXT = range(3)  # the second axis of `Index.spans`
@@ -45,18 +45,16 @@ def load(path: str) -> Index:
     """The index in `<path>.index.npz`, or a new one, which is written there if that can be done."""
     stamp = np.array([_FORMAT, *files.stamp(path)])
     sidecar = f"{path}.index.npz"
-    if files.is_file(sidecar):
-        try:
-            content = io.BytesIO(files.read(sidecar))
-            npz.headers(content)  # it may have come with the shard
-            with np.load(content, allow_pickle=False) as saved:
-                if np.array_equal(saved["stamp"], stamp):
-                    arrays = (saved[name] for name in ("keys", "ends", "spans"))
-                    index = Index(*arrays, damage=saved["damage"].tobytes().decode())
-                    if _is_sound(index):
-                        return index
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # half-written or foreign: build it again
+    # Not there, half-written or foreign: made again.
+    with contextlib.suppress(BadSample, KeyError, *npz.ERRORS):
+        content = io.BytesIO(files.read(sidecar))
+        npz.headers(content)  # it may have come with the shard
+        with np.load(content, allow_pickle=False) as saved:
+            if np.array_equal(saved["stamp"], stamp):
+                arrays = (saved[name] for name in ("keys", "ends", "spans"))
+                index = Index(*arrays, damage=saved["damage"].tobytes().decode())
+                if _is_sound(index):
+                    return index
     with files.open(path, _READ_AHEAD) as file:
         index = _scan(file)
     arrays = {"stamp": stamp, "keys": index.keys, "ends": index.ends, "spans": index.spans}

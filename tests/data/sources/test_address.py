@@ -46,7 +46,8 @@ def test_what_exists_is_one_place(tmp_path, monkeypatch):
     [
         ("", r"set config\.data\.train"),
         ("a.tar + ", "no place"),
-        ("?key=a", "no place"),
+        ("?key=a", "no place before the options"),
+        ("a.tar::", "no place beside `::`; give a path"),
         ("a.csv?captoin=x", r"a\.csv\?captoin=x: unknown option 'captoin'; did you mean 'caption'"),
         ("a.csv?zzzzzz=x", "choose from image, caption, label"),
         ("a.csv?key=a&key=b", "given twice"),

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from siglip.config import UserError
-from siglip.data.sources import files
+from siglip.data.sources import buckets, files
 from siglip.data.sources.base import BadSample
 
 
@@ -133,7 +133,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_stores_that_fail_in_passing_are_asked_again(monkeypatch):
     waits = []
-    monkeypatch.setattr(files.time, "sleep", waits.append)
+    monkeypatch.setattr(buckets.time, "sleep", waits.append)
     store, path = fsspec.core.url_to_fs("flaky://a")
     store.pipe_file(path, b"data")
     for call in (files.read, files.size, files.is_file):
@@ -149,7 +149,7 @@ def test_stores_that_fail_in_passing_are_asked_again(monkeypatch):
     assert error.value.kind == "unreadable file"
     with pytest.raises(BadSample, match="connection reset"):
         files.is_dir("flaky://a")  # is not known: not the same as no
-    monkeypatch.setattr(files, "LAST_START", -1)
+    monkeypatch.setattr(buckets, "LAST_START", -1)
     monkeypatch.setattr(Flaky, "calls", 0)
     with pytest.raises(BadSample, match="connection reset"):
         files.size("flaky://a")
@@ -162,7 +162,7 @@ class Refused(Exception):
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError("no"), Refused("no")])
 def test_what_waiting_does_not_mend_is_told_at_once(monkeypatch, error):
-    monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(buckets.time, "sleep", lambda _: pytest.fail("waited"))
     monkeypatch.setattr(Flaky, "error", error)
     monkeypatch.setattr(Flaky, "failures", 10**6)
     monkeypatch.setattr(Flaky, "calls", 0)
@@ -182,5 +182,3 @@ def test_missing_files_and_their_neighbours(tmp_path):
         files.expand(str(tmp_path / "phots-00.tar"))
     with pytest.raises(UserError, match=r"s-02\.tar: no such file; did you mean .*; check"):
         files.expand(str(tmp_path / "photos-{00..00}.tar") + f"::{tmp_path}/photos-02.tar")
-    with pytest.raises(UserError, match="no data given"):
-        files.expand("")

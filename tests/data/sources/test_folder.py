@@ -172,7 +172,9 @@ def test_paths_stay_in_the_folder(tmp_path, monkeypatch, inside, path, reason):
     names = {f"{inside}..a.jpg": "A", f"{inside}b/c.txt": "x", f"{inside}metadata.csv": rows}
     (tmp_path / "secret.txt").write_text("secret")
     place = fill(tmp_path / "album", names)
-    monkeypatch.setattr(folder.files, "_system", lambda path: pytest.fail(f"asked for {path}"))
+    monkeypatch.setattr(
+        folder.files.buckets, "system", lambda path: pytest.fail(f"asked for {path}")
+    )
     source = open_source(place)
     with pytest.raises(BadSample, match=f"row 1: its path .*{path} {reason}; write") as error:
         source[0]

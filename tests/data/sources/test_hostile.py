@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from siglip.config import UserError
 from siglip.data import pack
-from siglip.data.sources import files, open_source, tar_index
+from siglip.data.sources import files, npz, open_source, tar_index
 from siglip.data.sources.base import BadSample
 from tests.conftest import EMOJI
 from tests.data.sources.test_tar import picture_bytes, write_tar
@@ -54,6 +54,9 @@ def test_members_too_large_for_memory(tmp_path, gigabytes):
 
 
 def test_files_that_never_end(tmp_path):
+    os.mkfifo(tmp_path / "metadata.csv")
+    with pytest.raises(UserError, match=r"metadata\.csv: not a regular file"):
+        open_source(str(tmp_path))
     for name, make in {
         "zero": lambda path: os.symlink("/dev/zero", path),
         "pipe": os.mkfifo,
@@ -100,6 +103,29 @@ def test_an_index_that_came_with_the_shard(tmp_path, change):
         again = tar_index.load(path)
         for name in ("keys", "ends", "spans"):
             np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_an_index_that_cannot_be_read(tmp_path):
+    """Damaged behind its headers, or too large: made again."""
+    path = write_tar(tmp_path / "a.tar", [("a.png", picture_bytes()), ("a.txt", b"x")])
+    first, sidecar = tar_index.load(path), tmp_path / "a.tar.index.npz"
+    with np.load(sidecar) as saved:
+        arrays = {**saved, "keys": np.frombuffer(os.urandom(400_000), np.uint8)}
+    np.savez_compressed(sidecar, **arrays)
+    data = bytearray(sidecar.read_bytes())
+    data[150_000:250_000] = b"\xff" * 100_000  # zlib's own error: no block begins so
+    sidecar.write_bytes(data)
+    np.testing.assert_array_equal(tar_index.load(path).keys, first.keys)
+    os.truncate(sidecar, 2**30 + 1)
+    np.testing.assert_array_equal(tar_index.load(path).keys, first.keys)
+
+
+def test_arrays_are_compressed_as_numpy_does_it():
+    """LZMA's own error is none of those, and its dictionary may be gigabytes."""
+    with zipfile.ZipFile(file := io.BytesIO(), "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", bytes(1000))
+    with pytest.raises(ValueError, match="a way that NumPy does not write"):
+        npz.headers(file)
 
 
 def test_an_index_that_unfolds(tmp_path):
@@ -155,10 +181,12 @@ def test_features_do_not_name_code(tmp_path, monkeypatch, key, place):
         UserError, match=r"features\.json: names harm\.Feature, which is no feature"
     ):
         open_source(str(tmp_path / place))
+    with pytest.raises(UserError, match="is no feature"):
+        pack.pack_tfrecords(str(tmp_path), str(tmp_path / "new"))
     assert "harm" not in sys.modules
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"a": 1}', "[1, 2]"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"a": 1}', "[1, 2]"], ids=range(4))
 def test_keys_beside_records(tmp_path, text):
     pack.pack(open_source(str(EMOJI / "heldout-00000.tar")), str(tmp_path / "there"))
     (path,) = (tmp_path / "there").rglob("*.keys.json")

@@ -37,6 +37,14 @@ def test_what_is_no_label(tmp_path, label):
     assert error.value.kind == "no label"
 
 
+def test_labels_that_are_no_text(tmp_path):
+    """No tokenizer takes half of a surrogate pair."""
+    source = open_source(shard(tmp_path, [{"class": "\ud800"}]) + "?label=class&template=a {}")
+    with pytest.raises(BadSample) as error:
+        source[0]
+    assert error.value.kind == "caption not UTF-8"
+
+
 def test_fields_that_are_not_there(tmp_path):
     path = shard(tmp_path, [[], {"class": "cat", "id": 3}])  # the first sample is a bad one
     with pytest.raises(UserError, match=r"a\.tar\?label=clas: no such field; .* class, id"):

@@ -136,6 +136,28 @@ def test_unusable_rows(tmp_path):
         assert error.value.kind == kind
 
 
+def texts(*cells):
+    """Strings that need not be UTF-8: Arrow reads and writes them as they are."""
+    whole = pa.array(cells, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(cells), whole.buffers())
+
+
+def test_texts_that_are_no_text(tmp_path):
+    bad, pictures = texts(b"good", b"\xff"), [b"x", b"y"]
+    names = pa.StructArray.from_arrays([pa.array(pictures), bad], ["bytes", "path"])
+    path = write(tmp_path / "a.parquet", image=names, text=["one", "two"], note=bad)
+    source = open_source(path)
+    assert (source[1].image, source[1].meta["note"]) == (b"y", "\ufffd")
+    assert source.column("note") == ["good", "\ufffd"] and len(source.keys()) == 2
+    assert open_source(f"{path}?key=note").keys() == ["good", "\ufffd"]
+    with pytest.raises(BadSample) as error:
+        open_source(f"{path}?caption=note")[1]
+    assert error.value.kind == "caption not UTF-8"
+    listed = pa.ListArray.from_arrays([0, 2], bad)
+    path = write(tmp_path / "b.parquet", image=[b"x"], captions=listed)
+    assert open_source(path)[0].captions == ("good",)
+
+
 def test_damage_is_of_its_row_group(tmp_path, emoji):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(plain(emoji)), path, row_group_size=20, write_page_checksum=True)

@@ -182,6 +182,8 @@ def test_configurations(dataset, tmp_path, monkeypatch):
     assert "/large/1.2.0/" in open_source("tfds:emoji")[0].where
     with pytest.raises(UserError, match=r"tfds:coco: no folder .* tfds build coco"):
         open_source("tfds:coco")
+    with pytest.raises(UserError, match=r"tfds:: names no dataset; write tfds:NAME"):
+        open_source("tfds:")
 
 
 def test_broken_datasets(dataset, tmp_path):
@@ -225,6 +227,13 @@ def test_metadata_beside_the_files_is_used(dataset):
     files = f"{dataset}/emoji/1.2.0/emoji-test.array_record*"
     if "array_record" in dataset.name:
         assert open_source(files)[1].meta["label"] == "dog"
+
+
+def test_metadata_beside_the_files_that_makes_no_sense(tmp_path):
+    path = write(tmp_path / "a.array_record", [record(image=b"x", text="one")])
+    (tmp_path / "features.json").write_text("{}")
+    with pytest.raises(UserError, match="TFDS cannot read its metadata"):
+        open_source(path)
 
 
 def test_records_that_lack_something(tmp_path):

@@ -51,7 +51,7 @@ PAIRS = [("a", b"picture a", ("one",)), ("b", b"picture b", ("two, or\nthree",))
         }),
         ("t.jsonl", '{"file_name": "a.jpg", "text": "one"}\n'
                     '{"file_name": "b.jpg", "text": "two, or\\nthree"}\n', {}),
-        ("t.jsonl", '{"image": "a.jpg", "captions": ["one", ""]}\n'
+        ("t.JSONL", '{"image": "a.jpg", "captions": ["one", ""]}\n'
                     '{"image": "b.jpg", "captions": [null, "two, or\\nthree"]}\n', {}),
         ("t.jsonl", '{"id": 1, "i": "a.jpg", "t": "one"}\n'
                     '{"id": 2, "i": "b.jpg", "t": "two, or\\nthree"}\n', {
@@ -106,7 +106,9 @@ def test_keys_meta_and_root(folder, tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    monkeypatch.setattr(table.files, "_system", lambda path: pytest.fail(f"asked for {path}"))
+    monkeypatch.setattr(
+        table.files.buckets, "system", lambda path: pytest.fail(f"asked for {path}")
+    )
 
 
 ADDRESSES = ["http://127.0.0.1:1/x", "file:///etc/hostname", "simplecache::http://127.0.0.1:1/x"]
