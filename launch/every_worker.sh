@@ -155,7 +155,7 @@ rm -rf siglip && mkdir siglip && tar -xzf siglip.tar.gz -C siglip
 export PATH="$HOME/.local/bin:$PATH"
 command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 uv venv --quiet --allow-existing --python 3.12 venv
-uv pip install --quiet --python venv/bin/python "./siglip[tpu]"'
+uv pip install --quiet --python venv/bin/python -c siglip/constraints.txt "./siglip[tpu]"'
     ;;
 
   mount)

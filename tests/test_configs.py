@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,26 @@ def test_every_recipe_is_listed_here():
     names.add("finetune")  # has the architecture of its checkpoint: training/test_finetune.py
     names.add("eval")  # is of no run: test_cli.py
     assert {p.stem for p in pathlib.Path(ROOT, "configs").glob("*.py")} == names
+
+
+def test_rows_of_the_page():
+    """Every recipe has one, with its default argument, batch, pairs and optimizer."""
+    lines = re.findall(r"^\| `\w+` \|.*", (ROOT / "docs/recipes.md").read_text(), re.M)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    recipes = {name.partition(":")[0] for name in PARAMETERS}
+    assert {name.strip("`") for name, *_ in rows} == recipes
+    for name, arguments, _, batch, pairs, named, _ in rows:
+        config = load(name := name.strip("`"))
+        if default := re.search(r"\*\*(.+?)\*\*", arguments):
+            assert load(f"{name}:{default[1]}") == config, name
+        assert config.data.batch_size == int(re.sub(r"\D", "", batch)), name
+        number, factor = re.fullmatch(r"\+?([\d.]+)([MB])", pairs).groups()
+        expected = float(number) * {"M": 1e6, "B": 1e9}[factor]
+        assert total_steps(config) * config.data.batch_size == pytest.approx(expected, rel=0.05), (
+            name
+        )
+        algorithm = named.partition(",")[0]
+        assert config.optimizer.name == {"Adam": "adamw"}.get(algorithm, algorithm.lower()), name
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -205,35 +205,3 @@ def test_shapes(text, size, padded):
 def test_groups(groups, size):
     instruction = hlo.Instruction("", "", [], [], [], f"(%x), replica_groups={groups}, more=1")
     assert hlo._group_size(instruction) == size
-
-
-@pytest.mark.tpu_compiler
-def test_a_program_that_does_not_fit(tmp_path):
-    """What it needs, what there is, and which arrays are to blame."""
-    here = jax.sharding.SingleDeviceSharding(tpu_devices("v5e:2x2")[0])
-
-    def f(x, weights):
-        def step(x, weight):
-            return jnp.tanh(x @ weight), None
-
-        return jax.lax.scan(step, x, weights)[0].sum()
-
-    x, weights = (
-        jax.ShapeDtypeStruct(dims, jnp.float32, sharding=here)
-        for dims in ((2**18, 1024), (20, 1024, 1024))
-    )
-    options = {"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True}
-    with pytest.raises(jax.errors.JaxRuntimeError) as error:
-        jax.jit(jax.grad(f, argnums=1)).lower(x, weights).compile(compiler_options=options)
-    used, limit = hlo.exhausted(str(error.value))
-    assert used >= 20 * 2**30
-    assert limit == pytest.approx(15.75 * 2**30, rel=0.01)
-    (name, shape, size), *_ = hlo.largest_temporaries(str(tmp_path))
-    assert shape == "f32[20,262144,1024]" and size == 20 * 2**30
-    assert "while" in name
-
-
-def test_other_errors_are_none_of_memory():
-    used = "Ran out of memory in memory space hbm. Used 20.6G of 15.75G hbm."
-    assert hlo.exhausted(used) == (round(20.6 * 2**30), round(15.75 * 2**30))
-    assert hlo.exhausted("INVALID_ARGUMENT: something else") is None

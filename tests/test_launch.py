@@ -140,6 +140,14 @@ def test_dockerfile_copies_what_exists_and_has_a_python_that_may():
     assert int(version) >= int(needed)
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "every_worker.sh", "skypilot.yaml"])
+def test_what_is_installed_is_what_was_tested(name):
+    lines = text(ROOT / "launch" / name).splitlines()
+    (install,) = (line for line in lines if "pip install" in line)
+    constraints = re.search(r" -c (?:siglip/)?(\S+) ", install)[1]
+    assert (ROOT / constraints).is_file() and "[tpu]" in install
+
+
 @pytest.mark.parametrize("name", ["v5litepod", "v6e", "v4", "v5p"])
 def test_names_of_slices_agree(name):
     rows = re.findall(

@@ -4,12 +4,15 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from siglip import cli, plan
 from siglip import config as cfg
 from siglip.model import flops, siglip
 from siglip.parallel import peaks
+from siglip.parallel.topology import tpu_devices
+from siglip.plan import fastest, unfit
 from siglip.training import cost
 from tests.conftest import ROOT
 from tests.test_configs import load
@@ -111,7 +114,7 @@ def pretend(monkeypatch, activations: dict[str, float], moved: dict[str, float])
             problem="" if fits else "needs more", traffic=int(moved[remat] * GIB) if fits else None,
         )  # fmt: skip
 
-    monkeypatch.setattr(plan, "make_plan", make_plan)
+    monkeypatch.setattr(fastest, "make_plan", make_plan)
     return made
 
 
@@ -153,7 +156,7 @@ def test_the_search(activations, moved, found, tried, monkeypatch):
         (["--topology", "v5e:3x3"], "topology 'v5e:3x3': there is none; use one of v5e: 1x1,"),
         (["--topology", "v5e:2x2", "--config.data.batch_size=130"], "use 128 or 132"),
         (["--topology", "v5e:2x2", "--config.data.batch_size", "130"], "use 128 or 132"),
-        (["--topology", "v5e:2x2", "--config.mesh.fsdp=8"], "does not make 4 devices"),
+        (["--topology", "v5e:2x2", "--config.mesh.fsdp=8"], "mesh.fsdp=8: does not divide 4 "),
         (["--topology", "v5e:2x2", "--config.mesh.fdsp=8"], "did you mean 'fsdp'?"),
         (["--topology", "v5e:2x2", "--slices", "0"], "--slices 0: must be at least 1"),
         (["--topology", "v5e:2x2", "--config.train.duration=3 epochs"], "size of the training set"),
@@ -180,11 +183,43 @@ def test_what_is_computed_again():
     model = dataclasses.replace(config.model, remat="full")
     full = dataclasses.replace(config, model=model)
     assert cost.flops_per_pair(config) == cost.executed_per_pair(config) == 3 * (image + text)
-    blocks = sum(flops.encoder(t, t.tokens) for t in (config.model.image, config.model.text))
+    blocks = sum(flops.encoder(t) for t in (config.model.image, config.model.text))
     assert cost.executed_per_pair(full) == 3 * (image + text) + blocks
     sliced = dataclasses.replace(full, train=cfg.Train(microbatches=2))
     assert cost.executed_per_pair(sliced) == 4 * (image + text) + blocks
     frozen = dataclasses.replace(sliced, optimizer=cfg.Optimizer(frozen=(("img/.*", 1.0),)))
     assert cost.flops_per_pair(frozen) == image + 3 * text
-    again = flops.encoder(config.model.text, 16)
+    again = flops.encoder(config.model.text)
     assert cost.executed_per_pair(frozen) == image + 4 * text + again
+
+
+@pytest.mark.tpu_compiler
+def test_a_program_that_does_not_fit(tmp_path):
+    """What it needs, what there is, and which arrays are to blame."""
+    here = jax.sharding.SingleDeviceSharding(tpu_devices("v5e:2x2")[0])
+
+    def f(x, weights):
+        def step(x, weight):
+            return jnp.tanh(x @ weight), None
+
+        return jax.lax.scan(step, x, weights)[0].sum()
+
+    x, weights = (
+        jax.ShapeDtypeStruct(dims, jnp.float32, sharding=here)
+        for dims in ((2**18, 1024), (20, 1024, 1024))
+    )
+    options = {"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True}
+    with pytest.raises(jax.errors.JaxRuntimeError) as error:
+        jax.jit(jax.grad(f, argnums=1)).lower(x, weights).compile(compiler_options=options)
+    used, limit = unfit.exhausted(str(error.value))
+    assert used >= 20 * 2**30
+    assert limit == pytest.approx(15.75 * 2**30, rel=0.01)
+    (name, shape, size), *_ = unfit.largest_temporaries(str(tmp_path))
+    assert shape == "f32[20,262144,1024]" and size == 20 * 2**30
+    assert "while" in name
+
+
+def test_other_errors_are_none_of_memory():
+    used = "Ran out of memory in memory space hbm. Used 20.6G of 15.75G hbm."
+    assert unfit.exhausted(used) == (round(20.6 * 2**30), round(15.75 * 2**30))
+    assert unfit.exhausted("INVALID_ARGUMENT: something else") is None

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from siglip import config as cfg
 
 
@@ -53,3 +55,9 @@ def quieten() -> None:
             before(what)
 
     sys.unraisablehook = hook
+
+
+def warn(line: str) -> None:
+    """Tell it, of all hosts once."""
+    if jax.process_index() == 0:
+        print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -1,7 +1,4 @@
-"""What lies in a run's folder of checkpoints: which there are, which are whole, what they say.
-
-Orbax is not needed for it, and takes a second to import.
-"""
+"""What lies in a run's folder of checkpoints: which there are, which are whole, what they say."""
 
 import dataclasses
 import json

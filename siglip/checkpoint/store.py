@@ -1,30 +1,25 @@
-"""Checkpoints of a run: arrays, position and configuration, saved as one.
+"""Checkpoints of a run: which of them is used, what it says, and the next one.
 
-The only file that knows Orbax. A workdir holds `checkpoints/<step>/`, each written in the
-background and visible only when complete, and `tokenizer.model`, so that a workdir can be moved
-and used without the files it was trained from.
+A workdir holds them (`arrays.py`), and `tokenizer.model`, so that it can be moved and used without
+the files it was trained from.
 """
 
 import contextlib
 import functools
-import json
-import logging
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 from siglip import config as cfg
-from siglip.checkpoint import checksums, drift
-from siglip.checkpoint.failing import Failed, ends_after, quieten
+from siglip.checkpoint import arrays, checksums, drift
+from siglip.checkpoint.arrays import Items
+from siglip.checkpoint.failing import warn
 from siglip.checkpoint.retention import Keep
 from siglip.checkpoint.saved import (
-    METADATA,
     MODEL_ITEMS,
     folder_of,
     newest_whole,
@@ -32,17 +27,10 @@ from siglip.checkpoint.saved import (
     saved_steps,
     step_of,
 )
-from siglip.workdir import failures, is_remote
+from siglip.workdir import failures
 from siglip.workdir import reason as why
 
-Items = dict[str, Any]  # name -> tree of arrays (or of shapes with shardings, to restore)
-
-_UNNAMED = ".orbax-checkpoint-tmp"  # in the name of a folder that is not complete
 _DAMAGED = ".damaged"  # what a folder's name ends with that is not looked at again
-_PATIENCE = 1200  # seconds for all hosts to have written; as long as Orbax waits
-
-# What goes wrong while saving is told in a line, not in a stack trace for each of Orbax's threads.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
@@ -71,9 +59,7 @@ class Checkpoints:
     ):
         self._workdir, self._keep, self._items = workdir, keep, items
         self._folder = folder_of(workdir)
-        self._saving: tuple[int, Any] | None = None
         self._broken: list[int] = []
-        self._failed = False  # the last save
         if keep is None and not self._folder.is_dir():
             raise cfg.UserError(
                 f"{workdir}: no checkpoints in this folder; give the workdir of a training run"
@@ -81,7 +67,7 @@ class Checkpoints:
         with self._readable():
             look = self._look if keep is None else self._look_once
             self.step = self._find(step) if step else look()
-        self._orbax: ocp.training.Checkpointer | None = None
+        self._writer = None if keep is None else arrays.Writer(workdir, keep, self.step)
         if keep is None and self.step is None:
             raise cfg.UserError(f"{workdir}: holds no finished checkpoint yet; train longer")
         if keep is not None and self.step is not None and set(self.items) <= set(MODEL_ITEMS):
@@ -113,44 +99,7 @@ class Checkpoints:
                     aside = self._folder / f"{step}{_DAMAGED}"
                     aside.rmtree(missing_ok=True)
                     (self._folder / str(step)).rename(aside)
-            self._open()
-
-    def _open(self) -> None:
-        quieten()
-        if jax.process_index() == 0:
-            self._clear()
-        context = ocp.Context()
-        # Smaller arrays are written by one device each: a slice of each for every device that holds
-        # a copy would be a program to compile and a file to write, for a few bytes.
-        context.array_options.saving.min_slice_bytes_for_replica_parallel = 2**20
-        # On the first process, when all files are written and before the folder gets its name.
-        context.async_options.post_finalization_callback = lambda: self._seal()
-        self._orbax = ocp.training.Checkpointer(
-            self._folder,
-            context=context,
-            # The training loop decides when to save.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=self._keep,
-        )
-
-    def _clear(self) -> None:
-        """Remove what is half written. Orbax would in a thread, which may come too late."""
-        if not self._folder.is_dir():
-            return
-        whole = set(saved_steps(self._workdir))
-        for path in self._folder.iterdir():
-            half = path.name.isdigit() and int(path.name) not in whole  # in a bucket
-            if half or _UNNAMED in path.name:
-                with contextlib.suppress(failures(path)):  # written to at this moment: next time
-                    path.rmtree()
-
-    def _seal(self) -> None:
-        step, metadata = self._to_seal
-        unnamed = self._folder / str(step)
-        if not is_remote(unnamed):  # in a bucket it has its name at once
-            (unnamed,) = self._folder.glob(f"{step}{_UNNAMED}*")
-        (unnamed / METADATA).write_text(json.dumps(metadata))
-        checksums.write(unnamed)
+            self._writer.open()
 
     # Reading
 
@@ -163,7 +112,7 @@ class Checkpoints:
                     reason = checksums.damage(self._folder / str(older), items=())
                     broken |= {older: reason} if reason else {}
         for other, reason in broken.items():
-            _tell(f"{self._folder / str(other)}: damaged ({reason}); step {step} is used instead")
+            warn(f"{self._folder / str(other)}: damaged ({reason}); step {step} is used instead")
         self._broken = list(broken)
         return step
 
@@ -206,7 +155,7 @@ class Checkpoints:
     def restore(self, abstract: Items) -> Items:
         """The items that `abstract` names, laid out like it."""
         try:
-            return ocp.load_checkpointables(self._folder / str(self.step), abstract)
+            return arrays.read(self._folder / str(self.step), abstract)
         except (ValueError, KeyError) as error:
             raise cfg.UserError(
                 f"{self._workdir}: step {self.step} does not fit the configuration "
@@ -258,69 +207,20 @@ class Checkpoints:
           position: small and the same on every host: where in the data the run is, and what else
             it remembers.
         """
-        self.wait()
-        if self._failed or self._orbax is None:
-            self._reopen()  # clears away what was written after it had failed
-            self._failed = False
-        self._to_seal = step, {
+        metadata = {
             "config": cfg.to_dict(config), "inputs": inputs, "position": position,
             "keep_every": self._keep.every,
         }  # fmt: skip
-        try:
-            if self._orbax is None:
-                raise OSError(f"{self._folder} cannot be read")
-            with self._not_for_ever(step):
-                self._saving = step, self._orbax.save_checkpointables_async(step, items)
-        except failures(self._folder) as error:  # before anything was written
-            self._saving = step, Failed(error)
+        self._writer.save(step, items, metadata)
 
     def wait(self) -> int | None:
         """Until what is being saved is on disk; the step of the newest whole checkpoint."""
-        if self._saving is not None:
-            (step, response), self._saving = self._saving, None
-            try:
-                with self._not_for_ever(step):
-                    response.result()
-            except Exception as error:  # Orbax has a type of its own for each way to fail
-                self._lost(step, error)
-            else:
-                self.step = step
-                self.__dict__.pop("metadata", None)
+        self._writer.wait()
+        if self.step != self._writer.last:
+            self.step = self._writer.last
+            self.__dict__.pop("metadata", None)
         return self.step
 
-    def _not_for_ever(self, step: int) -> contextlib.AbstractContextManager[None]:
-        if jax.process_count() == 1:
-            return contextlib.nullcontext()
-        line = (
-            f"the checkpoint of step {step} was not written to {self._folder} by all hosts within "
-            f"{_PATIENCE} s: one of them could not, see their logs; start again"
-        )
-        return ends_after(_PATIENCE, line)
-
-    def _lost(self, step: int, error: Exception) -> None:
-        reason = str(error).splitlines()[0]
-        if "No space left" in reason or "quota" in reason.lower():
-            reason = "no space left"
-        last = f"step {self.step} is whole" if self.step is not None else "there is none before it"
-        where = f"the checkpoint of step {step} could not be written to {self._folder} ({reason})"
-        _tell(f"{where}; {last}, training goes on and tries again; free some space")
-        self._reopen()
-        self._failed = True
-
-    def _reopen(self) -> None:
-        """Forget a save that failed; where nothing can be read either, the next save tries."""
-        with contextlib.suppress(Exception):  # the same error once more
-            self._orbax.close()
-        self._orbax = None
-        with contextlib.suppress(failures(self._folder)):
-            self._open()
-
     def close(self) -> None:
-        self.wait()
-        if self._orbax is not None:
-            self._orbax.close()
-
-
-def _tell(line: str) -> None:
-    if jax.process_index() == 0:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        if self._writer is not None:
+            self._writer.close()

@@ -14,6 +14,10 @@ _HARMLESS = "\xa0\u3000\u200c\u200d"
 class UserError(Exception):
     """A mistake of the user's: its message is one line that names what, where and the remedy.
 
+    It begins with what the user gave: a file, an option, or a field as its flag has it but for the
+    dashes, `config.mesh.fsdp=3`. Other fields in it go without `config.`; what begins with `--` can
+    be typed as it stands.
+
     It is for a terminal: what would do something there is shown as such, see `printable`.
     """
 

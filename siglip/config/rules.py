@@ -1,5 +1,6 @@
 """Every rule that a configuration has to keep, also across fields."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -23,10 +24,12 @@ from siglip.config.values import duration, flatten, to_dict
 
 _AT_LEAST = {
     "model.image.depth": 1,
+    "model.image.patch_size": 1,
     "model.text.depth": 1,
     "model.text.vocab_size": 1,
     "model.text.length": 1,
     "model.text.out_dim": 0,
+    "model.text.embedding_dim": 0,
     "model.lora_rank": 0,
     "data.batch_size": 1,
     "data.cache_mb": 0,
@@ -103,7 +106,6 @@ def validate(config: Config) -> Config:
     spike = config.train.spike
     require("train.spike", spike == 0 or spike > 1, "must be above 1, or 0 for none")
     require("optimizer.ema", 0 <= config.optimizer.ema < 1, "must be in [0, 1)")
-    require("model.text.embedding_dim", config.model.text.embedding_dim >= 0, "must be at least 0")
     require("optimizer.learning_rate", config.optimizer.learning_rate > 0, "must be above 0")
     for name in ("b1", "b2"):
         require(f"optimizer.{name}", 0 <= values[f"optimizer.{name}"] < 1, "must be in [0, 1)")
@@ -130,6 +132,9 @@ def validate(config: Config) -> Config:
     in_vocabulary = config.text.pad_id < config.model.text.vocab_size
     vocabulary = config.model.text.vocab_size
     require("text.pad_id", in_vocabulary, f"must be below model.text.vocab_size={vocabulary}")
+    require("seed", config.seed < 2**31, "must be below 2**31")
+    for path, value in values.items():
+        require(path, not isinstance(value, float) or math.isfinite(value), "must be finite")
     require("mesh.data", config.mesh.data == -1 or config.mesh.data >= 1, "must be -1 or above 0")
     return config
 
@@ -146,7 +151,6 @@ def _check_model(model: Model, require: Callable[[str, bool, str], None]) -> Non
             require(f"model.{name}.{size}", getattr(tower, size) >= 1, "must be at least 1")
         whole = tower.width % tower.heads == 0
         require(f"model.{name}.width", whole, f"must be a multiple of heads={tower.heads}")
-    require("model.image.patch_size", image.patch_size >= 1, "must be at least 1")
     fits = image.image_size >= image.patch_size
     require("model.image.image_size", fits, f"must be at least patch_size={image.patch_size}")
     text_dim = text.out_dim or text.width

@@ -11,15 +11,14 @@ from siglip import config as cfg
 
 def image_forward(c: cfg.ImageTower) -> int:
     """FLOPs of one picture's embedding."""
-    tokens = (c.image_size // c.patch_size) ** 2
-    patches = 2 * tokens * c.width * 3 * c.patch_size**2
-    return patches + encoder(c, tokens) + (_pooling(c, tokens) if c.pool == "map" else 0)
+    patches = 2 * c.tokens * c.width * 3 * c.patch_size**2
+    return patches + encoder(c) + (_pooling(c) if c.pool == "map" else 0)
 
 
 def text_forward(c: cfg.TextTower) -> int:
     """FLOPs of one text's embedding; looking tokens up takes none."""
-    projection = 2 * c.length * c.embedding_dim * c.width
-    return projection + encoder(c, c.length) + 2 * c.width * c.out_dim
+    projection = 2 * c.tokens * c.embedding_dim * c.width
+    return projection + encoder(c) + 2 * c.width * c.out_dim
 
 
 def train_per_pair(c: cfg.Model, trained: Collection[str] = ("image", "text")) -> int:
@@ -41,23 +40,23 @@ def loss_per_pair(batch_size: int, dim: int) -> int:
     return 6 * batch_size * dim
 
 
-def encoder(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
+def encoder(c: cfg.ImageTower | cfg.TextTower) -> int:
     """Query, key, value and output; MLP; scores and weighted values."""
-    return c.depth * (block_kernels(c, tokens) + 4 * tokens**2 * c.width)
+    return c.depth * (block_kernels(c) + 4 * c.tokens**2 * c.width)
 
 
-def block_kernels(c: cfg.ImageTower | cfg.TextTower, tokens: int) -> int:
+def block_kernels(c: cfg.ImageTower | cfg.TextTower) -> int:
     """The products of one block with its kernels."""
-    return 8 * tokens * c.width**2 + 4 * tokens * c.width * c.mlp_dim
+    return 8 * c.tokens * c.width**2 + 4 * c.tokens * c.width * c.mlp_dim
 
 
-def adapters(c: cfg.ImageTower | cfg.TextTower, tokens: int, rank: int) -> int:
+def adapters(c: cfg.ImageTower | cfg.TextTower, rank: int) -> int:
     """What low-rank adapters beside the kernels of all blocks add to `encoder`."""
     sizes = 4 * (c.width + c.width) + 2 * (c.width + c.mlp_dim)
-    return c.depth * 2 * tokens * rank * sizes
+    return c.depth * 2 * c.tokens * rank * sizes
 
 
-def _pooling(c: cfg.ImageTower, tokens: int) -> int:
+def _pooling(c: cfg.ImageTower) -> int:
     """Attention of one probe: keys and values, query and output, scores and values; MLP."""
-    attention = 4 * tokens * c.width**2 + 4 * c.width**2 + 4 * tokens * c.width
+    attention = 4 * c.tokens * c.width**2 + 4 * c.width**2 + 4 * c.tokens * c.width
     return attention + 4 * c.width * c.mlp_dim

@@ -18,6 +18,7 @@ from siglip.environment import on_tpu
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 TIMEOUT = "JAX_INITIALIZATION_TIMEOUT"  # seconds
 _GKE_PORT = 8476
+_LONGEST = 20  # characters of what a process reports, its number
 
 
 class MissingHosts(cfg.UserError):
@@ -150,7 +151,10 @@ def _collect(group: Group, port: int, deadline: float, sockets: contextlib.ExitS
         with contextlib.suppress(OSError, ValueError):  # whoever else knocks
             connection, _ = server.accept()
             connection.settimeout(5)
-            there[int(connection.makefile().readline())] = sockets.enter_context(connection)
+            sockets.enter_context(connection)
+            index = int(connection.makefile().readline(_LONGEST))
+            if 0 < index < group.count:
+                there[index] = connection
     missing = " ".join(str(i) for i in range(1, group.count) if i not in there)
     for connection in there.values():
         with contextlib.suppress(OSError):

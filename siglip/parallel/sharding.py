@@ -79,10 +79,9 @@ def kept_whole(tree: Any, mesh: Mesh) -> dict[str, int]:
     No axis of theirs is a multiple of its size.
     """
     fsdp = mesh.shape[FSDP]
-    named = ((tree_path(path), x) for path, x in jax.tree.leaves_with_path(tree))
     return {
         path: x.size * x.dtype.itemsize
-        for path, x in named
+        for path, x in by_path(tree).items()
         if fsdp > 1 and _is_large(path, x.shape) and not spec(path, x.shape, fsdp)
     }
 

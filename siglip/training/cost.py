@@ -40,7 +40,7 @@ def flops_per_pair(c: cfg.Config) -> int:
         total -= 2 * (tower.depth - learns.blocks) * learns.block
         total += 2 * _adapters(c, name) * learns.blocks // tower.depth
         if not learns.kernels:
-            total -= learns.blocks * flops.block_kernels(tower, tower.tokens)
+            total -= learns.blocks * flops.block_kernels(tower)
     return total
 
 
@@ -63,8 +63,7 @@ def executed_per_pair(c: cfg.Config) -> int:
 
 
 def _adapters(c: cfg.Config, name: str) -> int:
-    tower = getattr(c.model, name)
-    return flops.adapters(tower, tower.tokens, c.model.lora_rank)
+    return flops.adapters(getattr(c.model, name), c.model.lora_rank)
 
 
 def _learning(c: cfg.Config) -> dict[str, _Learning]:
@@ -86,6 +85,6 @@ def _learning(c: cfg.Config) -> dict[str, _Learning]:
         else:
             count = min(o.last_blocks or tower.depth, tower.depth)
         kernels = {path: x for path, x in by_path(blocks).items() if path.endswith("/kernel")}
-        block = flops.encoder(tower, tower.tokens) // tower.depth
+        block = flops.encoder(tower) // tower.depth
         found[name] = _Learning(count, not all(kernels.values()), block)
     return found

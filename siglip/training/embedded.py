@@ -1,5 +1,7 @@
 """Embeddings of all training pictures by a tower that does not learn: computed once, then read."""
 
+import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterator
 
@@ -18,7 +20,6 @@ from siglip.model import siglip
 from siglip.training.cost import trained_towers
 from siglip.workdir import fetched, made, told
 
-FILE = "embeddings.npy"  # in the workdir: float32 (samples, d), NaN where a picture is unusable
 _CHUNK = 8192  # pictures between two writes
 
 
@@ -39,6 +40,18 @@ def check(c: cfg.Config) -> None:
         )
 
 
+def file_name(c: cfg.Config, source: Source) -> str:
+    """Of embeddings in the workdir: float32 `(samples, d)`, NaN where a picture is unusable.
+
+    It says what they hang on, as a run may be continued (`--force`) with other pictures, or with
+    these prepared otherwise, whose embeddings are others.
+    """
+    pixels = c.data.train, c.data.resize, c.data.max_pixels, c.image
+    tower = dataclasses.replace(c.model.image, attention="auto"), c.model.dtype
+    digest = hashlib.sha256(repr((source.fingerprint(), pixels, tower)).encode()).hexdigest()
+    return f"embeddings-{digest[:8]}.npy"
+
+
 def prepare(
     c: cfg.Config, workdir: epath.Path, source: Source, tokenizer: Tokenizer,
     params: siglip.Params, encoder: Encoder, resuming: bool,
@@ -52,7 +65,7 @@ def prepare(
       source: in its order are the rows.
       params: of both towers, laid out over the mesh.
     """
-    path, first = workdir / FILE, jax.process_index() == 0
+    path, first = workdir / file_name(c, source), jax.process_index() == 0
     found = first and resuming and path.exists()
     if jax.process_count() > 1:  # the first host decides for all
         found = bool(multihost_utils.broadcast_one_to_all(np.array(found)))

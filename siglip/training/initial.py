@@ -128,7 +128,7 @@ def _read(c: cfg.Config, name: str, towers: tuple[str, ...], mesh: Mesh) -> sigl
             if key not in _FREE and value != getattr(ours, key):
                 raise cfg.UserError(
                     f"config.init={name!r}: its {tower}.{key} is {value}, "
-                    f"config.model.{tower}.{key}={getattr(ours, key)}; make them equal"
+                    f"model.{tower}.{key}={getattr(ours, key)}; make them equal"
                 )
     params = source.read(model, mesh)
     if model.image:

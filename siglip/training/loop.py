@@ -34,7 +34,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
     """Train for `config.train.duration`, continuing from the workdir's latest checkpoint.
 
     What can be wrong with the configuration, the data or the workdir is told, as a `UserError`,
-    before anything is compiled. Returns the final state.
+    before the step is compiled. Returns the final state.
 
     Args:
       force: continue also where the configuration or the data changed what is computed.
@@ -49,7 +49,7 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
             cfg.validate(config)
             mesh = meshes.make_mesh(config.mesh)
             microbatches = config.train.microbatches
-            meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
+            meshes.check_batch(config.data.batch_size, mesh, microbatches)
             initial.check(config)
             embedded.check(config)
             if config.export:
@@ -57,6 +57,8 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
             given = inputs.open_inputs(config)
             fingerprints, samples = given.fingerprints(), len(given.train)
             tx = make_optimizer(config, samples)
+            abstract = state.abstract(config, tx, mesh)
+            table = rules.table(config.optimizer, abstract.params)
             run = Run(
                 config, workdir, mesh, total_steps(config, samples), samples, watch,
                 inputs.make_ledger(config, given, workdir), Shutdown(),
@@ -64,8 +66,6 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
                 saved_scores(workdir, config.train.best),
             )  # fmt: skip
             stack.enter_context(contextlib.closing(run.ledger))
-            abstract = state.abstract(config, tx, mesh)
-            table = rules.table(config.optimizer, abstract.params)
             encoder = make_encoder(config, mesh, given.tokenizer, run.ledger, run.between)
             validation = None
             if config.eval.every:
@@ -76,7 +76,6 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
                 notes = checkpoints.check_same_run(config, fingerprints, force)
             else:
                 notes = given.notes()
-            checkpoints.begin()
 
         def start() -> Start:
             if not (done := checkpoints.step):
@@ -87,7 +86,8 @@ def train(config: cfg.Config, workdir: str | os.PathLike, force: bool = False) -
             return Start(train_state, done, checkpoints.position(config))
 
         with watch("set up"):
-            begin = start()
+            begin = start()  # the last that may refuse: until here nothing was written
+            checkpoints.begin()
             if jax.process_index() == 0:
                 _write(workdir / TOKENIZER, given.tokenizer.model)
                 _write(workdir / PARAMETERS, f"{rules.render(table)}\n".encode())

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from siglip import config as cfg
-from siglip.parallel.sharding import tree_path
+from siglip.parallel.sharding import by_path, tree_path
 
 _BLOCKS = "(img|txt)/encoder/blocks/.*"
 _BEFORE_BLOCKS = "(img|txt)/(embedding|pos_embedding|projection)(/.*)?"
@@ -33,7 +33,7 @@ def match(rules: cfg.Rules, tree: Any, default: float) -> Any:
 
 def resolve(rules: cfg.Rules, tree: Any, default: float, field: str) -> Any:
     """`match`, but a rule that no leaf of the tree follows is a `UserError` that names `field`."""
-    paths = _paths(tree)
+    paths = list(by_path(tree))
     claimed: dict[str, str] = {}  # path -> the first pattern that matches it
     for pattern, value in rules:
         if not 0 <= value < math.inf:
@@ -51,10 +51,6 @@ def resolve(rules: cfg.Rules, tree: Any, default: float, field: str) -> Any:
             )
         claimed = {path: pattern for path in matched} | claimed
     return match(rules, tree, default)
-
-
-def _paths(tree: Any) -> list[str]:
-    return [tree_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _advice(pattern: str, paths: list[str]) -> str:
@@ -104,16 +100,12 @@ def _check_last_blocks(params: Any, stays: Any, last_blocks: int) -> None:
     field = f"config.optimizer.last_blocks={last_blocks}"
     blocks = [
         (path.partition("/")[0], len(x.shape) and x.shape[0])
-        for path, x, still in zip(
-            _paths(params), jax.tree.leaves(params), jax.tree.leaves(stays), strict=True
-        )
+        for (path, x), still in zip(by_path(params).items(), jax.tree.leaves(stays), strict=True)
         if not still and re.fullmatch(_BLOCKS, path)
     ]
     depths = dict(blocks)
     if not depths:
-        raise cfg.UserError(
-            f"{field}: config.optimizer.frozen leaves no blocks to train; freeze less"
-        )
+        raise cfg.UserError(f"{field}: optimizer.frozen leaves no blocks to train; freeze less")
     if last_blocks > max(depths.values()):
         found = " and ".join(f"{name} has {depth}" for name, depth in depths.items())
         raise cfg.UserError(f"{field}: more than there are ({found}); 0 trains all")
@@ -201,9 +193,7 @@ def table(c: cfg.Optimizer, params: Any) -> list[Row]:
     stays = jax.tree.leaves(stay(params, c.frozen, c.last_blocks))
     rate, decay = (jax.tree.leaves(tree) for tree in rates(c, params))
     rows = []
-    for path, x, r, d, still in zip(
-        _paths(params), jax.tree.leaves(params), rate, decay, stays, strict=True
-    ):
+    for (path, x), r, d, still in zip(by_path(params).items(), rate, decay, stays, strict=True):
         shape = tuple(x.shape)
         if still:
             rows.append(Row(path, shape, 0.0, 0.0, True))

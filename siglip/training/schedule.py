@@ -20,7 +20,7 @@ def in_steps(
     """A duration such as `"200M examples"` as the nearest number of steps, which may be 0.
 
     Epochs need the size of the training set, percentages the run's total steps: where the one that
-    is needed is None, the field `where` is a `UserError`.
+    is needed is None, the field `where` is a `UserError`; so are more steps than an int32 counts.
     """
     number, unit = cfg.duration(text, where)
     if unit == "epochs":
@@ -36,6 +36,8 @@ def in_steps(
         number *= total / 100
     elif unit == "examples":
         number /= c.data.batch_size
+    if number >= 2**31 - 1:
+        raise cfg.UserError(f"{where}={text!r}: must be below 2**31 steps")
     return math.floor(number + 0.5)
 
 

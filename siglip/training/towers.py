@@ -35,7 +35,7 @@ def make_tower(c: cfg.Config, mesh: Mesh, name: str) -> Encode:
     model = dataclasses.replace(c.model, **{other: None})
     shapes = jax.eval_shape(lambda: siglip.init(model))
     specs = sharding.tree_specs(shapes, mesh)[name]
-    by_path = {sharding.tree_path(path): spec for path, spec in jax.tree.leaves_with_path(specs)}
+    by_path = sharding.by_path(specs)
     last = c.optimizer.last_blocks
     execution = _execution(c.model, mesh, by_path, last)
 

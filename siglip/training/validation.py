@@ -15,8 +15,7 @@ from siglip.evaluation import classes, protocols
 from siglip.evaluation.classification import metric_names
 from siglip.evaluation.measure import Subject, classify, sentences
 from siglip.evaluation.pairs import Pairs, read_pairs
-from siglip.evaluation.results import retrieval_metrics
-from siglip.evaluation.retrieval import RECALLS, rank, retrieval
+from siglip.evaluation.retrieval import RECALLS, rank
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.losses import LOSSES
 from siglip.model import siglip
@@ -69,8 +68,7 @@ class Validation:
     def __call__(self, params: siglip.Params) -> dict[str, float]:
         """Metrics by name, such as `validation/loss` and `imagenet/acc1`."""
         c = self._c
-        size, most = c.model.image.image_size, c.data.max_pixels
-        subject = Subject(self._encoder, params, c.image, size, most)
+        subject = Subject(self._encoder, params, c.image, c.data.max_pixels)
         metrics = {}
         if self._pairs:
             found = self._score_pairs(subject, self._pairs)
@@ -84,7 +82,7 @@ class Validation:
         zimg = self._pictures(subject, task.source, task.samples)
         if isinstance(task, Retrieval):
             ztxt = subject.texts(task.captions)
-            return retrieval_metrics(rank(zimg, ztxt, task.owner).metrics())
+            return rank(zimg, ztxt, task.owner).metrics()
         return classify(subject, task, zimg, self._class_embeddings(subject, task)).metrics()
 
     def _class_embeddings(self, subject: Subject, task: Classification) -> np.ndarray:
@@ -109,7 +107,8 @@ class Validation:
         usable = ~np.isnan(zimg[:, 0])
         kept, texts = np.cumsum(usable) - 1, usable[pairs.owner]
         zimg, ztxt, owner = zimg[usable], ztxt[texts], kept[pairs.owner[texts]]
-        return {"loss": self._loss(subject, zimg, ztxt, owner), **retrieval(zimg, ztxt, owner)}
+        recalls = rank(zimg, ztxt, owner).metrics()
+        return {"loss": self._loss(subject, zimg, ztxt, owner), **recalls}
 
     def _loss(
         self, subject: Subject, zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray
@@ -129,7 +128,7 @@ class Validation:
 def scores(task: Task) -> list[str]:
     """Those of a task's metrics that are the better the higher."""
     if isinstance(task, Retrieval):
-        return list(retrieval_metrics(dict.fromkeys(RECALLS, 0.0)))
+        return list(RECALLS)
     return metric_names(len(task.names))
 
 

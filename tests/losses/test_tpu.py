@@ -37,7 +37,7 @@ SLOW = pytest.mark.slow  # ten seconds to a minute each
     [
         (*MILLION, {}),
         pytest.param(*MILLION, {"dtype": "float32"}, marks=SLOW),
-        (*FEW, {}),
+        pytest.param(*FEW, {}, marks=SLOW),
         ("v4:2x4x4", 32_768, {}),
         ("v4:2x4x4", 32_768, {"dtype": "float32", "dim": 128}),
         pytest.param("v6e:4x4", 32_768, {}, marks=SLOW),
@@ -56,6 +56,7 @@ def test_softmax_needs_no_more(topology, n):
     assert memory.temp_size_in_bytes <= temporaries_limit()
 
 
+@SLOW
 def test_memory_of_a_device_does_not_grow_with_their_number():
     """4,096 pairs on each."""
     few, many = (compiled(*sizes).memory_analysis() for sizes in (FEW, MILLION))
@@ -63,7 +64,9 @@ def test_memory_of_a_device_does_not_grow_with_their_number():
     assert many.temp_size_in_bytes <= few.temp_size_in_bytes + MIB
 
 
-@pytest.mark.parametrize("topology,n", [MILLION, FEW, ("v4:2x4x4", 32_768)])
+@pytest.mark.parametrize(
+    "topology,n", [MILLION, pytest.param(*FEW, marks=SLOW), ("v4:2x4x4", 32_768)]
+)
 def test_permutes_run_beside_the_products(topology, n):
     """Texts and what was found of them are under way while the matrix units work.
 

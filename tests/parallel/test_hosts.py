@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -97,19 +98,22 @@ def test_a_first_process_that_does_not_come_is_named():
     assert "1 of 2 processes did not come" in told[1] and "within 0.5 s: 0;" in told[1]
 
 
-def test_a_visitor_who_says_nothing_does_not_count():
+@pytest.mark.parametrize("says", [b"", b"0\n", b"2\n", b"-1\n", b"1" * 100, b"\xff\n"], ids=str)
+def test_a_visitor_who_is_none_of_the_processes_does_not_count(says):
     address = free_address()
     host, port = address.split(":")
     told = {}
-    thread = threading.Thread(target=lambda: told.update(meet(address, 2, [0, 1], 20)))
-    thread.start()
+    first = threading.Thread(target=lambda: told.update(meet(address, 2, [0], 20)))
+    first.start()
     for _ in range(50):
         try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            with socket.create_connection((host, int(port)), timeout=1) as visitor:
+                visitor.sendall(says)
             break
         except OSError:
-            pass
-    thread.join(30)
+            time.sleep(0.02)
+    told |= meet(address, 2, [1], 20)
+    first.join(30)
     assert told == {0: "", 1: ""}
 
 

@@ -12,19 +12,27 @@ def test_mesh_takes_all_devices(data, fsdp, shape):
     assert mesh.devices.shape == shape and mesh.axis_names == ("data", "fsdp")
 
 
-@pytest.mark.parametrize("data,fsdp", [(-1, 3), (3, 2), (16, 1)])
-def test_mesh_that_does_not_fit_is_refused(data, fsdp):
-    with pytest.raises(cfg.UserError, match="does not make 8 devices; use data=-1"):
+@pytest.mark.parametrize(
+    "data,fsdp,message",
+    [
+        (-1, 3, r"^config\.mesh\.fsdp=3: does not divide 8 devices; use 1, 2, 4, 8$"),
+        (-1, 16, r"^config\.mesh\.fsdp=16: does not divide 8 "),
+        (3, 2, r"^config\.mesh\.data=3: with fsdp=2 makes 6 devices of 8; use 4, or -1 "),
+        (16, 1, r"^config\.mesh\.data=16: with fsdp=1 makes 16 devices of 8; use 8, or -1 "),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(data, fsdp, message):
+    with pytest.raises(cfg.UserError, match=message):
         meshes.make_mesh(cfg.Mesh(data, fsdp))
 
 
 def test_batch_that_the_devices_do_not_divide():
     mesh = meshes.make_mesh(cfg.Mesh())
-    meshes.check_batch(16, mesh, "data.batch_size")
+    meshes.check_batch(16, mesh)
     with pytest.raises(cfg.UserError, match=r"data\.batch_size=20: 8 devices .* use 16 or 24"):
-        meshes.check_batch(20, mesh, "data.batch_size")
+        meshes.check_batch(20, mesh)
     with pytest.raises(cfg.UserError, match=r"use 8$"):
-        meshes.check_batch(3, mesh, "data.batch_size")
+        meshes.check_batch(3, mesh)
 
 
 def test_put_batch_spreads_rows_over_all_devices():

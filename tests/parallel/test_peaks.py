@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from siglip import hlo
 from siglip.parallel import peaks
 from siglip.parallel.topology import tpu_devices
+from siglip.plan import unfit
 
 SLICES = {
     "TPU v3": "v3:2x2",
@@ -28,7 +28,7 @@ def test_a_topology_is_found_with_the_memory_its_compiler_grants(generation):
     terabyte = jax.ShapeDtypeStruct((2**19, 2**19), jnp.float32, sharding=here)
     with pytest.raises(jax.errors.JaxRuntimeError) as error:
         jax.jit(jnp.sin).lower(terabyte).compile()
-    _, limit = hlo.exhausted(str(error.value))
+    _, limit = unfit.exhausted(str(error.value))
     assert limit == pytest.approx(found.usable_hbm, abs=0.02 * peaks.GIB)
 
 

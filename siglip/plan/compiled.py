@@ -1,14 +1,8 @@
-"""What a run needs on TPUs that are not there: its step, compiled for them on this machine.
-
-The step is the one that `train.py` runs, with the same configuration, mesh and shardings; the TPU's
-own compiler says what memory it takes and what it exchanges. Times are bounds: what the chips'
-peaks allow if nothing else costs anything.
-"""
+"""A plan: the step of a recipe, compiled for a topology, and what follows from it."""
 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +13,7 @@ from siglip.model import flops
 from siglip.parallel import mesh as meshes
 from siglip.parallel import peaks, sharding
 from siglip.parallel.topology import tpu_devices
+from siglip.plan import unfit
 from siglip.training import optimizer, rules, state, step
 from siglip.training.cost import executed_per_pair, flops_per_pair
 from siglip.training.schedule import total_steps
@@ -153,7 +148,7 @@ def make_plan(config: cfg.Config, topology: str, slices: int = 1) -> Plan:
     cfg.validate(config)
     mesh = meshes.make_mesh(config.mesh, tpu_devices(topology, slices))
     microbatches = config.train.microbatches
-    meshes.check_batch(config.data.batch_size, mesh, "data.batch_size", microbatches)
+    meshes.check_batch(config.data.batch_size, mesh, microbatches)
     tx = optimizer.make_optimizer(config)
     abstract = state.abstract(config, tx, mesh)
     rules.check(config.optimizer, abstract.params)
@@ -200,115 +195,12 @@ def _unfit(
     message: str, memory: dict[str, int], dump: str, seconds: float, facts: dict[str, Any]
 ) -> Plan:
     largest: list[tuple[str, str, int]] = []
-    if (used := hlo.exhausted(message)) is not None:
+    if (used := unfit.exhausted(message)) is not None:
         memory = {**memory, "temporaries": max(0, used[0] - sum(memory.values()))}
         problem = f"needs {sum(memory.values()) / GIB:.1f} GiB of {used[1] / GIB:.2f}"
-        largest = hlo.largest_temporaries(dump)
+        largest = unfit.largest_temporaries(dump)
     else:
         problem = f"{_FAILED}: {message.splitlines()[0]}"
     return Plan(
         memory=memory, problem=problem, largest=tuple(largest), compile_seconds=seconds, **facts
     )
-
-
-def search(
-    config: cfg.Config, topology: str, slices: int = 1,
-    tell: Callable[[Plan], None] = lambda plan: None,
-) -> Plan:  # fmt: skip
-    """The fastest plan that fits, over `train.microbatches` and `model.remat`.
-
-    Ways that compute least again come first. Where one does not fit, more microbatches are tried
-    as far as the memory it lacks suggests. Returns the last plan tried if none fits.
-
-    Args:
-      tell: called with every plan tried.
-    """
-    best = last = None
-    for sliced in (False, True):
-        for remat in ("none", "dots", "full"):
-            again = executed_per_pair(_with(config, remat, 1 + sliced))
-            if best and again > 1.05 * executed_per_pair(best.config):
-                return best
-            for last in _tries(config, topology, slices, remat, sliced):
-                tell(last)
-            if last.fits:
-                best = min(best or last, last, key=lambda p: (p.step_seconds, p.traffic))
-                break  # to compute more again would not help
-    return best or last
-
-
-def _with(config: cfg.Config, remat: str, microbatches: int) -> cfg.Config:
-    model = dataclasses.replace(config.model, remat=remat)
-    train = dataclasses.replace(config.train, microbatches=microbatches)
-    return dataclasses.replace(config, model=model, train=train)
-
-
-def _tries(
-    config: cfg.Config, topology: str, slices: int, remat: str, sliced: bool
-) -> Iterator[Plan]:
-    """Plans with one microbatch, or with ever more until one fits."""
-    microbatches = 1 + sliced
-    pairs = config.data.batch_size // len(tpu_devices(topology, slices))
-    while pairs % microbatches == 0:
-        yield (plan := make_plan(_with(config, remat, microbatches), topology, slices))
-        if plan.fits or not sliced:
-            return
-        # Activations shrink with the slices: those that cannot fit are not tried.
-        lacking = plan.memory.get("temporaries", 0) / plan.peak.usable_hbm
-        microbatches *= 2
-        while lacking > 2 and pairs % (2 * microbatches) == 0:
-            microbatches, lacking = 2 * microbatches, lacking / 2
-
-
-def render(plan: Plan, name: str) -> str:
-    """The plan as text."""
-    c, unit = plan.config, "a chip"
-    lines = [
-        f"{name} on {plan.topology}{f' x {plan.slices} slices' if plan.slices > 1 else ''}: "
-        f"{plan.devices} chips, batch {c.data.batch_size:,}, {plan.pairs:,} pairs {unit}",
-        f"flags: {plan.flags()}",
-        f"attention: {plan.attention[0]} for pictures, {plan.attention[1]} for texts",
-    ]
-    limit = plan.peak.usable_hbm / GIB
-    if plan.fits:
-        lines.append(f"fits: {plan.hbm / GIB:.2f} of {limit:.2f} GiB {unit}")
-    else:
-        lines.append(f"does not fit: {plan.problem}")
-    lines += [f"  {kind:<12}{size / GIB:8.2f} GiB" for kind, size in plan.memory.items()]
-    if plan.largest:
-        lines.append("largest temporaries:")
-        lines += [f"  {size / GIB:8.2f} GiB  {shape}  {name}" for name, shape, size in plan.largest]
-    if plan.collectives:
-        lines.append(f"exchanges {unit} and step:")
-        lines += [
-            f"  {x.kind:<20}{x.count:7,} times {x.bytes / 2**20:10,.1f} MiB"
-            for x in plan.collectives
-        ]
-    lines += plan.whole
-    lines.append(
-        f"products: {flops_per_pair(c) / 1e9:.4g} GFLOP a pair, {executed_per_pair(c) / 1e9:.4g} "
-        "with what is computed again; "
-        f"{c.data.batch_size * flops_per_pair(c) / 1e15:.4g} PFLOP a step"
-    )
-    if plan.traffic is not None:
-        seconds = plan.exchange_seconds
-        exchanging = "" if seconds is None else f" ({seconds:.3f} s exchanging)"
-        lines += [
-            f"time of a step, at least: {plan.compute_seconds:.3f} s computing, "
-            f"{plan.memory_seconds:.3f} s moving memory{exchanging}",
-            f"at best {plan.pairs_per_second:,.0f} pairs/s, {plan.days:.1f} days for "
-            f"{plan.steps:,} steps",
-        ]
-    return "\n".join(lines)
-
-
-def remedy(plan: Plan, searched: bool) -> str:
-    """Why a plan does not fit, and what to change."""
-    if plan.failed:
-        return f"{plan.problem}; try another layout (mesh.fsdp), topology or version of libtpu"
-    ways = ["more chips", "a smaller data.batch_size"]
-    if plan.memory["parameters"] + plan.memory["optimizer"] > plan.peak.usable_hbm // 4:
-        ways.insert(0, f"a larger mesh.fsdp={plan.config.mesh.fsdp}")
-    if not searched:
-        ways.insert(0, "--auto to search")
-    return f"{plan.problem}; try {', '.join(ways)}"
