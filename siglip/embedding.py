@@ -1,5 +1,6 @@
 """Embeddings of many pictures or texts into a file, resumable."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -7,20 +8,18 @@ import json
 import os
 import pathlib
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from siglip import config as cfg
 from siglip.data import images
-from siglip.data.sources import SUFFIXES, BadSample, damage_of, open_source
+from siglip.data.sources import SUFFIXES, BadSample, damage_of, files, open_source
 from siglip.data.sources.base import IMAGE_SUFFIXES
 from siglip.inference import Model, map_ahead
 from siglip.metrics import Progress
-
-_REPORT_SECONDS = 10.0
+from siglip.workdir import told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +50,12 @@ def find_inputs(place: str) -> Inputs:
     path = pathlib.Path(place)
     if path.is_dir():
         found = (p for p in path.rglob("*") if p.suffix[1:].lower() in IMAGE_SUFFIXES)
-        files = sorted(p for p in found if p.is_file())
-        if files:
+        pictures = sorted(p for p in found if p.is_file())
+        if pictures:
             # A name may hold bytes that are no UTF-8: replaced in the key, not in the path.
-            keys = [os.fsencode(f.relative_to(path)).decode("utf-8", "replace") for f in files]
-            stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (file.stat() for file in files)]
-            return Inputs("pictures", keys, lambda i: files[i].read_bytes(), stamps)
+            keys = [os.fsencode(p.relative_to(path)).decode("utf-8", "replace") for p in pictures]
+            stamps = [f"{s.st_size} {s.st_mtime_ns}" for s in (p.stat() for p in pictures)]
+            return Inputs("pictures", keys, lambda i: files.read(os.fspath(pictures[i])), stamps)
     # Shards of TFDS go on after their suffix.
     is_text = path.suffix == ".txt" or not any(suffix in path.name for suffix in SUFFIXES)
     if not (path.is_file() and is_text):
@@ -68,7 +67,7 @@ def find_inputs(place: str) -> Inputs:
     try:
         # utf-8-sig: some editors begin a file with a byte order mark. And not splitlines, which
         # ends a line at form feeds and other marks within a text.
-        texts = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+        texts = files.read(place).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError:
         raise cfg.UserError(
             f"{place}: not a text file in UTF-8; give a folder of pictures, a source of pairs, or "
@@ -98,20 +97,14 @@ def embed(model: Model, inputs: Inputs, output: str | os.PathLike) -> list[str]:
             f"the checkpoint holds no {tower} tower for {inputs.kind}; give one that does"
         )
     width = (c.text.out_dim or c.text.width) if texts else c.image.width
-    with _Partial(output, inputs, _fingerprint(model, texts), (n, width)) as partial:
-        done = partial.done
-        progress = Progress(n, done, inputs.kind)
-        if done:
-            print(f"{output}: going on after {done} of {n} {inputs.kind}", flush=True)
-        reported = time.monotonic()
-        for rows in _batches(model, inputs, range(done, n)):
-            partial.add(rows)
-            progress.advance_to(partial.done)
-            if time.monotonic() - reported > _REPORT_SECONDS:
-                progress.report(partial.done, f"{len(partial.failures)} unreadable")
-                reported = time.monotonic()
-        progress.report(n, f"{len(partial.failures)} unreadable")
-        progress.close()
+    with _Partial(output, inputs, _fingerprint(model, texts), width) as partial:
+        if partial.done:
+            print(f"{output}: going on after {partial.done} of {n} {inputs.kind}", flush=True)
+        with contextlib.closing(Progress(n, partial.done, inputs.kind)) as progress:
+            for rows in _batches(model, inputs, range(partial.done, n)):
+                partial.add(rows)
+                progress.follow(partial.done, f"{len(partial.failures)} unreadable")
+            progress.report(n, f"{len(partial.failures)} unreadable")
         partial.finish(inputs.keys)
         return [f"{inputs.keys[i]}: {reason}" for i, reason in partial.failures.items()]
 
@@ -134,7 +127,7 @@ def _partial_folder(output: pathlib.Path) -> pathlib.Path:
 
 def check_output(output: pathlib.Path) -> None:
     if output.suffix not in (".npy", ".parquet"):
-        raise cfg.UserError(f"--output {output}: must end in .npy or .parquet")
+        raise cfg.UserError(f"output={output}: must end in .npy or .parquet")
     outputs = [output]
     # Keys beside unfinished work are its own: it was stopped while it wrote the end.
     if output.suffix == ".npy" and not _partial_folder(output).exists():
@@ -142,10 +135,10 @@ def check_output(output: pathlib.Path) -> None:
     for path in outputs:
         if path.exists():
             raise cfg.UserError(
-                f"--output {output}: {path.name} exists already; remove it or give another name"
+                f"output={output}: {path.name} exists already; remove it or give another name"
             )
     if not output.parent.is_dir():
-        raise cfg.UserError(f"--output {output}: no folder {output.parent}; make it first")
+        raise cfg.UserError(f"output={output}: no folder {output.parent}; make it first")
 
 
 def _batches(
@@ -185,103 +178,110 @@ def _merge(batch: list[np.ndarray | str], z) -> list[np.ndarray | str]:
 
 
 class _Partial:
-    """The unfinished output: rows on disk, and how far they go."""
+    """The unfinished output: rows on disk, and how far they go.
 
-    def __init__(self, output: pathlib.Path, inputs: Inputs, model: str, shape: tuple[int, int]):
-        self._output, self._folder = output, _partial_folder(output)
-        self._state_path, rows_path = self._folder / "state.json", self._folder / "rows.npy"
-        self._state = {"inputs": inputs.fingerprint(), "model": model, "done": 0, "failures": {}}
-        try:
+    Attributes:
+      done: how many pictures or texts.
+      failures: the reason of each that cannot be read; its row is zeros.
+    """
+
+    def __init__(self, output: pathlib.Path, inputs: Inputs, model: str, width: int):
+        self._output, self._folder, self._width = output, _partial_folder(output), width
+        self._work = {"inputs": inputs.fingerprint(), "model": model}
+        self.done, self.failures = 0, {}
+        with told(self._folder):
             self._folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cfg.UserError(
-                f"{self._folder}: {error.strerror}; give an --output that can be written"
-            ) from None
-        if self._state_path.exists():
-            try:
-                state = json.loads(self._state_path.read_text())
-            except ValueError:
-                raise cfg.UserError(f"{self._folder}: damaged; remove it to begin again") from None
-            for name in ("inputs", "model"):
-                if state[name] != self._state[name]:
-                    raise cfg.UserError(
-                        f"{self._folder}: was begun with another {name.removesuffix('s')}; remove "
-                        "it, or give another --output"
-                    )
-            self._state = state
-            self._rows = np.load(rows_path, mmap_mode="r+")
-        else:
-            self._rows = np.lib.format.open_memmap(rows_path, "w+", np.float32, shape)
-            self._save()
+            self._restore()
+            rows, size = self._folder / "rows", self.done * width * 4
+            if size > (rows.stat().st_size if rows.exists() else 0):
+                raise self._damaged()
+            # In order, and not through a map of the file: a full disk would end the process there.
+            self._rows = rows.open("ab")
+            self._rows.truncate(size)
+
+    def _restore(self) -> None:
+        try:
+            state = json.loads((self._folder / "state.json").read_bytes())
+            work = {name: state[name] for name in self._work}
+            self.done = int(state["done"])
+            self.failures = {int(i): str(reason) for i, reason in state["failures"].items()}
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._damaged() from None
+        for name, value in self._work.items():
+            if work[name] != value:
+                raise cfg.UserError(
+                    f"{self._folder}: was begun with another {name.removesuffix('s')}; remove it, "
+                    "or give another output"
+                )
+
+    def _damaged(self) -> cfg.UserError:
+        return cfg.UserError(f"{self._folder}: damaged; remove it to begin again")
 
     def __enter__(self) -> "_Partial":
         return self
 
     def __exit__(self, *_) -> None:
-        del self._rows
-
-    @property
-    def done(self) -> int:
-        return self._state["done"]
-
-    @property
-    def failures(self) -> dict[int, str]:
-        return {int(i): reason for i, reason in self._state["failures"].items()}
+        self._rows.close()
 
     def add(self, rows: list[np.ndarray | str]) -> None:
-        for i, row in enumerate(rows, self.done):
+        z = np.zeros((len(rows), self._width), "<f4")
+        for i, row in enumerate(rows):
             if isinstance(row, str):
-                self._state["failures"][str(i)] = row
+                self.failures[self.done + i] = row
             else:
-                self._rows[i] = row
-        self._rows.flush()
-        self._state["done"] += len(rows)
-        self._save()
-
-    def _save(self) -> None:
-        temporary = self._state_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._state))
-        os.replace(temporary, self._state_path)
+                z[i] = row
+        with told(self._folder):
+            self._rows.write(z.tobytes())
+            self._rows.flush()
+            os.fsync(self._rows.fileno())
+            self.done += len(rows)
+            temporary = self._folder / "state.tmp"
+            state = {**self._work, "done": self.done, "failures": self.failures}
+            temporary.write_text(json.dumps(state))
+            os.replace(temporary, self._folder / "state.json")
 
     def finish(self, keys: Sequence[str]) -> None:
         """Write the output without the rows of what could not be read, all at once."""
-        kept = np.setdiff1d(np.arange(len(keys)), list(self.failures))
+        kept = [i for i in range(len(keys)) if i not in self.failures]
+        rows = np.memmap(self._folder / "rows", "<f4", "r", shape=(len(keys), self._width))
         keys = [keys[i] for i in kept]
-        temporary = self._folder / f"whole{self._output.suffix}"
-        if self._output.suffix == ".npy":
-            _write_npy(temporary, self._rows, kept)
-            lines = "".join(" ".join(key.splitlines()) + "\n" for key in keys)
-            self._output.with_suffix(".keys.txt").write_text(lines)
-        else:
-            _write_parquet(temporary, self._rows, kept, keys)
-        os.replace(temporary, self._output)
-        shutil.rmtree(self._folder)
+        chunks = (rows[kept[i : i + _CHUNK]] for i in range(0, len(kept), _CHUNK))
+        with told(self._output):
+            temporary = self._folder / f"whole{self._output.suffix}"
+            if self._output.suffix == ".npy":
+                _write_npy(temporary, chunks, (len(kept), self._width))
+                lines = "".join(" ".join(key.splitlines()) + "\n" for key in keys)
+                self._output.with_suffix(".keys.txt").write_text(lines, "utf-8")
+            else:
+                _write_parquet(temporary, chunks, keys, self._width)
+            os.replace(temporary, self._output)
+            shutil.rmtree(self._folder)
 
 
 _CHUNK = 8192  # rows held in memory while the output is written
 
 
-def _write_npy(path: pathlib.Path, rows: np.ndarray, kept: np.ndarray) -> None:
-    if not len(kept):  # nothing cannot be mapped
-        np.save(path, np.zeros((0, rows.shape[1]), np.float32))
-        return
-    whole = np.lib.format.open_memmap(path, "w+", np.float32, (len(kept), rows.shape[1]))
-    for start in range(0, len(kept), _CHUNK):
-        whole[start : start + _CHUNK] = rows[kept[start : start + _CHUNK]]
-    whole.flush()
+def _write_npy(path: pathlib.Path, chunks: Iterable[np.ndarray], shape: tuple[int, int]) -> None:
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for rows in chunks:
+            file.write(rows.tobytes())
 
 
 def _write_parquet(
-    path: pathlib.Path, rows: np.ndarray, kept: np.ndarray, keys: Sequence[str]
+    path: pathlib.Path, chunks: Iterable[np.ndarray], keys: Sequence[str], width: int
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    width = rows.shape[1]
     schema = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float32(), width))])
+    start = 0
     with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(kept), _CHUNK):
-            part = rows[kept[start : start + _CHUNK]]
-            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), width)
-            columns = [pa.array(keys[start : start + _CHUNK]), embeddings]
+        for rows in chunks:
+            embeddings = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width)
+            columns = [pa.array(keys[start : start + len(rows)]), embeddings]
             writer.write_batch(pa.record_batch(columns, schema=schema))
+            start += len(rows)

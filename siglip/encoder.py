@@ -29,7 +29,7 @@ class Encoder:
       mesh: the devices of the parameters.
       image_fn: parameters, uint8 `(n, size, size, 3)` -> `(n, d)`.
       text_fn: parameters, int32 `(n, length)` -> `(n, d)`.
-      size: of a picture, in pixels.
+      size: of a side of a picture, in pixels.
       tokenizer: makes the rows of texts.
       batch_size: how many are encoded at once, on all devices together; rounded up to them.
       on_bad: is told of every picture that cannot be used, by the host that found it.
@@ -42,7 +42,7 @@ class Encoder:
         on_bad: Callable[[BadSample], None] = lambda error: None,
         between: Callable[[], None] = lambda: None,
     ):  # fmt: skip
-        self._mesh, self._shape, self._make_tokenizer = mesh, (size, size, 3), tokenizer
+        self._mesh, self.size, self._make_tokenizer = mesh, size, tokenizer
         self._on_bad, self._between = on_bad, between
         self._most = batch_size
         everywhere = meshes.replicated(mesh)
@@ -65,13 +65,14 @@ class Encoder:
           pixels: is asked for uint8 `(size, size, 3)` of each index, by several threads.
           progress: is told how many are done.
         """
-        n, size = len(indices), self._batch(len(indices))
+        n, batch = len(indices), self._batch(len(indices))
         with concurrent.futures.ThreadPoolExecutor() as pool:
 
             def make(start: int) -> tuple[jax.Array, jax.Array]:
                 # Of the whole batch, though other hosts' rows stay empty: memory that is not
                 # written to is not taken.
-                rows, usable = np.zeros((size, *self._shape), np.uint8), np.zeros(size, bool)
+                rows = np.zeros((batch, self.size, self.size, 3), np.uint8)
+                usable = np.zeros(batch, bool)
 
                 def prepare(i: int) -> None:
                     try:

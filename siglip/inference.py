@@ -52,7 +52,7 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         if self.config.text is None:
-            raise cfg.UserError("holds no text tower; load a checkpoint of both towers")
+            raise cfg.UserError("the model holds no text tower; load a checkpoint of both towers")
         return self.make_tokenizer()
 
     def encode_image(self, pictures: ImageLike | Sequence[ImageLike]) -> np.ndarray:
@@ -96,7 +96,7 @@ class Model:
         if not labels:
             raise cfg.UserError("no labels given; write for example labels=['a cat', 'a dog']")
         if "{}" not in template:
-            raise cfg.UserError(f"template {template!r}: must contain {{}} for the label")
+            raise cfg.UserError(f"template={template!r}: must contain {{}} for the label")
         ztxt = self.encode_text([template.replace("{}", label) for label in labels])
         return probabilities(self.logits(self.encode_image(pictures), ztxt))
 
@@ -147,7 +147,7 @@ class Model:
 
     def _needs_image_tower(self) -> None:
         if self.config.image is None:
-            raise cfg.UserError("holds no image tower; load a checkpoint of both towers")
+            raise cfg.UserError("the model holds no image tower; load a checkpoint of both towers")
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from siglip.workdir import Log, locate, whole_lines
 
 JSONL = "metrics.jsonl"  # of training steps
 EVALUATIONS = "evaluations.jsonl"
+_FOLLOWED = 10.0  # seconds between two lines of a log
 
 
 class MetricsWriter:
@@ -93,6 +94,7 @@ class Progress:
     def __init__(self, total: int, done: int, unit: str = "steps"):
         self._total, self._unit = total, unit
         self._first, self._start = done, time.monotonic()
+        self._told = self._start
         console = rich.console.Console(file=sys.stdout)
         self._bar = None
         if console.is_terminal:
@@ -111,12 +113,19 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, completed=done)
 
+    def follow(self, done: int, text: str = "") -> None:
+        """`advance_to`, and now and then `report`: for what has no steps to report at."""
+        self.advance_to(done)
+        if time.monotonic() - self._told > _FOLLOWED:
+            self.report(done, text)
+
     def report(self, done: int, text: str) -> None:
         """Show `text`; in a log, as a line of its own."""
+        self._told = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=done, description=text)
             return
-        elapsed = time.monotonic() - self._start
+        elapsed = self._told - self._start
         rate = (done - self._first) / elapsed
         left = (self._total - done) / rate if rate else float("inf")
         print(

@@ -155,17 +155,36 @@ def test_stopped_while_the_end_was_written(photos, tmp_path, model, monkeypatch)
 
 def test_only_the_same_work_is_continued(photos, tmp_path, model):
     inputs = embedding.find_inputs(str(photos))
-    with embedding._Partial(tmp_path / "x.npy", inputs, "another model", (11, 24)):
-        pass
+    rows = [np.zeros(24, np.float32)]
+    with embedding._Partial(tmp_path / "x.npy", inputs, "another model", 24) as partial:
+        partial.add(rows)
     with pytest.raises(cfg.UserError, match="begun with another model; remove it"):
         embedding.embed(model, inputs, tmp_path / "x.npy")
     shutil.rmtree(tmp_path / "x.npy.partial")
-    with embedding._Partial(
-        tmp_path / "x.npy", embedding.find_inputs(str(photos / "more")), "x", (5, 24)
-    ):
-        pass
+    other = embedding.find_inputs(str(photos / "more"))
+    with embedding._Partial(tmp_path / "x.npy", other, "x", 24) as partial:
+        partial.add(rows)
     with pytest.raises(cfg.UserError, match="begun with another input; remove it"):
         embedding.embed(model, inputs, tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("file,content", [("state.json", b"{}"), ("rows", b"cut")])
+def test_damaged_work_is_told(photos, tmp_path, model, monkeypatch, file, content):
+    inputs = embedding.find_inputs(str(photos))
+    monkeypatch.setattr(embedding._Partial, "finish", lambda *_: None)
+    embedding.embed(model, inputs, tmp_path / "x.npy")
+    (tmp_path / "x.npy.partial" / file).write_bytes(content)
+    with pytest.raises(cfg.UserError, match=r"x.npy.partial: damaged; remove it to begin again"):
+        embedding.embed(model, inputs, tmp_path / "x.npy")
+
+
+def test_a_full_disk_is_told(photos, tmp_path, model, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedding.os, "fsync", full)
+    with pytest.raises(cfg.UserError, match=r"x.npy.partial: No space left on device; check"):
+        embedding.embed(model, embedding.find_inputs(str(photos)), tmp_path / "x.npy")
 
 
 def test_names_that_are_no_text(photos, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The `siglip` command: parse, call, print."""
 
 import argparse
+import re
 from typing import NoReturn
 
 from siglip import __version__, environment
@@ -33,7 +34,23 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.overrides = rest
         environment.calm_libtpu()
-        args.run(args)
+        try:
+            args.run(args)
+        except UserError as error:
+            error.args = (_as_typed(str(error), args),)
+            raise
+
+
+_FLAGS = {"model": "MODEL", "tasks": "--task"}  # of others the name is the flag
+
+
+def _as_typed(message: str, args: argparse.Namespace) -> str:
+    """What Python calls `batch_size=0` and a recipe `config.batch_size=0` is `--batch-size 0`."""
+    match = re.match(r"(config\.)?(\w+)(=|(?=: ))", message)
+    if match is None or match[2] not in args or not (match[1] or match[3]):
+        return message
+    flag = _FLAGS.get(match[2]) or "--" + match[2].replace("_", "-")
+    return f"{flag}{match[3] and ' '}{message[match.end() :]}"
 
 
 def _joined(words: list[str]) -> list[str]:

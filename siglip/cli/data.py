@@ -5,12 +5,9 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 from siglip.config import UserError
-
-_REPORT_SECONDS = 10.0
 
 
 def add(verbs) -> None:
@@ -189,15 +186,12 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     """What is to be called with the number of samples done and that of all."""
     from siglip.metrics import Progress
 
-    bar, reported = None, time.monotonic()
+    bar = None
 
     def tell(done: int, total: int) -> None:
-        nonlocal bar, reported
+        nonlocal bar
         bar = bar or Progress(total, 0, "samples")
-        bar.advance_to(done)
-        if time.monotonic() - reported > _REPORT_SECONDS:
-            bar.report(done, "")
-            reported = time.monotonic()
+        bar.follow(done)
 
     try:
         yield tell

@@ -5,8 +5,7 @@ import json
 import sys
 
 from siglip.config import UserError
-
-STACKS = ("huggingface", "open_clip", "big_vision")
+from siglip.pretrained import names
 
 
 def add(verbs) -> None:
@@ -36,7 +35,7 @@ def add_adapters(verb: argparse.ArgumentParser) -> None:
 
 def add_preprocessing(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--profile", choices=(*STACKS, "native"),
+        "--profile", choices=names.PROFILES,
         help="preprocessing; default: of the checkpoint's origin; native: of models trained here",
     )  # fmt: skip
     verb.add_argument("--tokenizer", metavar="PATH", help="vocabulary file, or folder to look in")
@@ -147,7 +146,7 @@ def _add_convert(verbs) -> None:
     verb.add_argument("src", metavar="SRC", help="anything --checkpoint takes")
     verb.add_argument("dst", metavar="DST", help="new folder")
     verb.add_argument(
-        "--to", required=True, choices=(*STACKS, "adapters"),
+        "--to", required=True, choices=(*names.STACKS, "adapters"),
         help="adapters: those of a run alone, into a .safetensors file",
     )  # fmt: skip
     add_adapters(verb)
@@ -184,8 +183,6 @@ def _add_models(verbs) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from siglip.pretrained import names
-
     rows = [names.facts(release) for release in names.RELEASES.values()]
     if args.json:
         for row in rows:

@@ -23,7 +23,6 @@ class Subject:
       encoder: of both towers.
       params: of both towers, with temperature and bias.
       image: how a picture is prepared.
-      size: of a picture, in pixels.
       max_pixels: larger pictures are not decoded.
       progress: is told how many pictures or texts are embedded.
     """
@@ -31,7 +30,6 @@ class Subject:
     encoder: Encoder
     params: siglip.Params
     image: cfg.Image
-    size: int
     max_pixels: int = images.MAX_PIXELS
     progress: Callable[[int], None] = lambda done: None
 
@@ -41,7 +39,7 @@ class Subject:
         Raises:
           UserError: the model gives what is no number.
         """
-        pixels = decoder(source, self.size, self.image, self.max_pixels)
+        pixels = decoder(source, self.encoder.size, self.image, self.max_pixels)
         z, usable = self.encoder.images(self.params, pixels, samples, self.progress)
         z[~usable] = np.nan
         return _finite(z, usable)

@@ -154,17 +154,6 @@ class Result:
         return cls(**fields, notes=tuple(map(str, notes)))
 
 
-def retrieval_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What `retrieval` measures, by CLIP_benchmark's names, which say what is found."""
-    found = {"image_to_text_": "text_retrieval_", "text_to_image_": "image_retrieval_"}
-    renamed = {}
-    for name, value in metrics.items():
-        for ours, theirs in found.items():
-            name = name.replace(ours, theirs)
-        renamed[name] = value
-    return renamed
-
-
 def _is_result(data: Any) -> bool:
     return isinstance(data, dict) and all(key in data for key in _REQUIRED)
 

@@ -11,31 +11,40 @@ from siglip.evaluation import bootstrap
 from siglip.evaluation.ranking import EQUAL, Standing
 
 RECALL_AT = (1, 5, 10)
-WAYS = ("image_to_text", "text_to_image")
-# Those metrics of `retrieval` that are the better the higher.
-RECALLS = ("mean_recall", *(f"{way}_recall@{k}" for way in WAYS for k in RECALL_AT))
+_WAYS = ("text_retrieval", "image_retrieval")
+# Those of `Ranking.metrics` that are the better the higher.
+RECALLS = ("mean_recall", *(f"{way}_recall@{k}" for way in _WAYS for k in RECALL_AT))
 _TILE = 1024  # rows and columns of scores held at a time: 4 MiB, which stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Where the matches stand.
+    """Where the matches stand, each way named as CLIP_benchmark does: by what is found.
 
     Attributes:
       asked: `(a,)`, the pictures that have a text, in order. Others only stand in the way.
-      image_to_text: of the pictures `asked` their best text among the texts of others.
-      text_to_image: of each text its picture among all others.
+      text_retrieval: of the pictures `asked` their best text among the texts of others.
+      image_retrieval: of each text its picture among all others.
       owner: `(m,)`, the picture of each text.
     """
 
     asked: np.ndarray
-    image_to_text: Standing
-    text_to_image: Standing
+    text_retrieval: Standing
+    image_retrieval: Standing
     owner: np.ndarray
 
     def metrics(self) -> dict[str, float]:
-        """Recalls and median ranks by name, see `retrieval`."""
-        ways = dict(zip(WAYS, (self.image_to_text, self.text_to_image), strict=True))
+        """Recalls and median ranks both ways.
+
+        Equal scores share their ranks: identical captions of different pictures are neither a hit
+        for all nor for none.
+
+        Returns:
+          `text_retrieval_recall@1`, ... in [0, 1]: of pictures one of whose texts is found;
+          `text_retrieval_median_rank`, of which the best is 1; the same for `image_retrieval`, of
+          texts whose picture is found; and `mean_recall`, the mean of all six recalls.
+        """
+        ways = {way: getattr(self, way) for way in _WAYS}
         metrics = {
             f"{way}_recall@{k}": float(np.mean(found.hits(k)))
             for way, found in ways.items()
@@ -51,8 +60,8 @@ class Ranking:
         Pictures are drawn with all their texts, which are not independent of each other.
         """
         picture = np.searchsorted(self.asked, self.owner)
-        columns = [self.image_to_text.hits(k) for k in RECALL_AT]
-        columns += [np.bincount(picture, self.text_to_image.hits(k)) for k in RECALL_AT]
+        columns = [self.text_retrieval.hits(k) for k in RECALL_AT]
+        columns += [np.bincount(picture, self.image_retrieval.hits(k)) for k in RECALL_AT]
         rows = np.stack([*columns, np.bincount(picture)], axis=1)
         sums = bootstrap.resampled(rows, np.random.default_rng(0))
         half = len(RECALL_AT)
@@ -61,23 +70,10 @@ class Ranking:
         return dict(zip(RECALLS, map(bootstrap.interval, draws.T), strict=True))
 
 
-def retrieval(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> dict[str, float]:
-    """Recalls and median ranks both ways, for pictures that have one text or several.
-
-    A picture is found by any of its texts; each text has one picture. Equal scores share their
-    ranks: identical captions of different pictures are neither a hit for all nor for none.
-
-    Args: as of `rank`.
-
-    Returns:
-      `image_to_text_recall@1`, ... in [0, 1], `image_to_text_median_rank` (the best is 1), the same
-      for `text_to_image`, and `mean_recall`, the mean of all six recalls.
-    """
-    return rank(zimg, ztxt, owner).metrics()
-
-
 def rank(zimg: np.ndarray, ztxt: np.ndarray, owner: np.ndarray) -> Ranking:
     """Rank every text for every picture and the other way round, in one pass over their products.
+
+    A picture may have one text or several, a text has one picture.
 
     Beside the embeddings it needs some 10 MiB and 50 bytes for each of them. They may be float16
     or a memory map: parts are converted as they are needed. An embedding that is not a number

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +17,13 @@ from siglip.encoder import encoder_of
 from siglip.evaluation import classes, details, measure, provenance, results
 from siglip.evaluation.classification import Scores
 from siglip.evaluation.protocols import Protocol
-from siglip.evaluation.results import Result, retrieval_metrics
+from siglip.evaluation.results import Result
 from siglip.evaluation.retrieval import Ranking, rank
 from siglip.evaluation.tasks import Classification, Retrieval, Task, facts
 from siglip.inference import Model
 from siglip.metrics import Progress
 from siglip.pretrained.identity import Identity
 
-_REPORT_SECONDS = 10.0
 _THUMBNAILS = 24
 
 
@@ -69,10 +67,8 @@ class Evaluator:
             )
         self._model, self._preprocessing = model, _preprocessing(model)
         self._bad: list[BadSample] = []
-        self._subject = measure.Subject(
-            encoder_of(model, self._bad.append), model.params, model.image,
-            model.config.image.image_size,
-        )  # fmt: skip
+        encoder = encoder_of(model, self._bad.append)
+        self._subject = measure.Subject(encoder, model.params, model.image)
         self._checkpoint = _checkpoint(model, self._identity)
         self._cache = None
         if cache and identity:
@@ -117,9 +113,9 @@ class Evaluator:
     ) -> Outcome:  # fmt: skip
         start = time.monotonic()
         sentences = measure.sentences(task, protocol)
-        zcls, known = self._texts(sentences)
+        found, known = self._classes(sentences)
         embedded = time.monotonic()
-        scores = measure.classify(self._subject, task, zimg, zcls)
+        scores = measure.classify(self._subject, task, zimg, found.embeddings)
         metrics, intervals = scores.metrics(), scores.intervals()
         # What the calibration of all pairs comes down to.
         metrics |= {"calibration_error": scores.calibration.error()}
@@ -127,47 +123,51 @@ class Evaluator:
         headline = "mean_per_class_recall" if task.metric == "mean_per_class" else "acc1"
         own = task.dataset is None
         asked_of = ("", "of the task") if own else (task.dataset.name, "")
+        texts = sum(map(len, sentences))
         result = self._result(
             task, {**seconds, "text": embedded - start, "metrics": time.monotonic() - embedded},
             task=results.CLASSIFICATION, metrics=metrics, intervals=intervals,
             headline=(headline,), protocol=provenance.protocol_facts(protocol, *asked_of),
             counts={
-                **counts, "classes": scores.classes, "texts": sum(map(len, sentences)),
-                "texts_from_cache": int(known),
+                **counts, "classes": scores.classes, "texts": texts, "texts_cut": found.cut,
+                "texts_from_cache": texts if known else 0,
             },
         )  # fmt: skip
         names = tuple(measure.class_names(task, protocol))
         return Outcome(result, self._details(task, scores, names), scores, names)
 
-    def _texts(self, sentences: list[list[str]]) -> tuple[np.ndarray, bool]:
-        make = functools.partial(classes.embed, self._encode, sentences)
+    def _classes(self, sentences: list[list[str]]) -> tuple[classes.Classes, bool]:
+        def make() -> classes.Classes:
+            before = self._model.tokenizer.truncated
+            z = classes.embed(self._encode, sentences)
+            return classes.Classes(z, self._model.tokenizer.truncated - before)
+
         return self._cache(sentences, make) if self._cache else (make(), False)
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        tokenizer = self._model.tokenizer
-        before = tokenizer.truncated
         with _progress(len(texts), "texts") as progress:
-            z = dataclasses.replace(self._subject, progress=progress).texts(texts)
-        if (cut := tokenizer.truncated - before) and not jax.process_index():
-            length = tokenizer.length
-            print(f"note: {cut:,} texts are longer than {length} tokens and were cut", flush=True)
-        return z
+            return dataclasses.replace(self._subject, progress=progress).texts(texts)
 
     def _retrieve(self, task: Retrieval, zimg: np.ndarray, counts: dict, seconds: dict) -> Outcome:
-        start = time.monotonic()
+        start, before = time.monotonic(), self._model.tokenizer.truncated
         ztxt = self._encode(task.captions)
-        embedded = time.monotonic()
+        embedded, cut = time.monotonic(), self._model.tokenizer.truncated - before
         ranking = rank(zimg, ztxt, task.owner)
         result = self._result(
             task, {**seconds, "text": embedded - start, "metrics": time.monotonic() - embedded},
-            task=results.RETRIEVAL, metrics=retrieval_metrics(ranking.metrics()),
-            intervals=retrieval_metrics(ranking.intervals()), language=task.language,
-            counts={**counts, "texts": len(task.captions)},
+            task=results.RETRIEVAL, language=task.language,
+            metrics=ranking.metrics(), intervals=ranking.intervals(),
+            counts={**counts, "texts": len(task.captions), "texts_cut": cut},
         )  # fmt: skip
         return Outcome(result, None, ranking)
 
-    def _result(self, of: Task, seconds: dict[str, float], **measured: Any) -> Result:
-        identity = self._identity
+    def _result(
+        self, of: Task, seconds: dict[str, float], counts: dict[str, int], **measured: Any
+    ) -> Result:
+        identity, notes = self._identity, of.notes
+        if cut := counts["texts_cut"]:
+            length = self._model.tokenizer.length
+            notes += (f"{cut:,} texts are longer than {length} tokens and were cut",)
         return Result(
             of.name, identity.model, identity.pretrained,
             data={"sha256": provenance.digest(facts(of))}, preprocessing=self._preprocessing,
@@ -175,7 +175,7 @@ class Evaluator:
             checkpoint={"name": identity.name, **self._checkpoint},
             seconds={name: round(value, 3) for name, value in seconds.items()},
             date=provenance.now(), device=self._device, command=provenance.command(),
-            notes=of.notes, **measured,
+            notes=notes, counts=counts, **measured,
         )  # fmt: skip
 
     @property
@@ -229,19 +229,8 @@ def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     if jax.process_index():
         yield lambda done: None
         return
-    progress, told = Progress(total, 0, what.partition(" ")[0]), time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal told
-        progress.advance_to(min(done, total))
-        if time.monotonic() - told > _REPORT_SECONDS:
-            progress.report(min(done, total), what)
-            told = time.monotonic()
-
-    try:
-        yield report
-    finally:
-        progress.close()
+    with contextlib.closing(Progress(total, 0, what.partition(" ")[0])) as progress:
+        yield lambda done: progress.follow(min(done, total), what)
 
 
 def _preprocessing(model: Model) -> results.Facts:

@@ -21,9 +21,9 @@ from siglip.inference import Model
 from siglip.metrics import JSONL, read_lines
 from siglip.parallel import agree
 from siglip.pretrained import places
-from siglip.pretrained.identity import identify
+from siglip.pretrained.identity import Identity, identify
 from siglip.pretrained.load import load
-from siglip.workdir import locate, made, told
+from siglip.workdir import is_remote, locate, made, told
 
 
 def evaluate(c: cfg.Suite) -> list[Outcome]:
@@ -49,16 +49,16 @@ def evaluate(c: cfg.Suite) -> list[Outcome]:
     if first:
         _writable(c.output)
     evaluator = Evaluator(model, identity, cache=places.cache_folder() / "classes")
+    size = model.config.image.image_size
     for task in tasks:
         if baseline and isinstance(task, Classification):
-            baseline.check(task, model.config.image.image_size)
+            baseline.check(task, size)
         for note in task.notes if first else ():
             print(f"note: task {task.key}: {note}", flush=True)
     outcomes = []
     for task in tasks:
         more = {}
         if baseline and isinstance(task, Classification):
-            size = model.config.image.image_size
             more = {"pixel_nn_acc1": baseline.accuracy(task, size, model.image)}
         for outcome in evaluator(task, asked):
             result = outcome.result
@@ -69,7 +69,7 @@ def evaluate(c: cfg.Suite) -> list[Outcome]:
             if first:
                 _write(c, evaluator, task, outcomes[-1])
     if first:
-        _finish(c)
+        _finish(c, identity)
     return outcomes
 
 
@@ -87,11 +87,9 @@ def load_model(c: cfg.Suite) -> Model:
 
 
 def _check(c: cfg.Suite) -> None:
-    for name, flag in (("model", "the first argument"), ("tasks", "--task")):
+    for name in ("model", "tasks"):
         if getattr(c, name) in ("", cfg.REQUIRED):
-            raise cfg.UserError(
-                f"config.{name}: not given; set it (of siglip eval: {flag}), see docs/evaluation.md"
-            )
+            raise cfg.UserError(f"config.{name}: not given; set it, see docs/evaluation.md")
     cfg.check_word("config.shape", c.shape, ("", *cfg.SHAPES))
     if not c.protocol.strip(", "):
         words = ", ".join(protocols.PROTOCOLS)
@@ -99,9 +97,12 @@ def _check(c: cfg.Suite) -> None:
 
 
 def _writable(output: str) -> None:
-    """Found out now, not after the pictures."""
-    path = locate(output) / f".writable-{os.getpid()}"
+    """Found out now, not after the pictures; no folder is made, as others may yet be refused."""
+    folder = locate(output)
     with told(output):
+        while not is_remote(folder) and not folder.exists():
+            folder = folder.parent
+        path = folder / f".writable-{os.getpid()}"
         with made(path) as here:
             here.write_bytes(b"")
         path.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ def _write(c: cfg.Suite, evaluator: Evaluator, task: Task, outcome: Outcome) -> 
     path = results.write(c.output, outcome.result, outcome.details)
     print(_title(task, outcome.result))
     Console().print(_table(outcome.result))
-    for line in _lines(outcome.result):
+    for line in _lines(task, outcome.result):
         print(line, flush=True)
     print(path, flush=True)
     if isinstance(outcome.scores, Scores):
@@ -121,7 +122,7 @@ def _write(c: cfg.Suite, evaluator: Evaluator, task: Task, outcome: Outcome) -> 
         print(path.with_suffix(".png"), flush=True)
 
 
-def _finish(c: cfg.Suite) -> None:
+def _finish(c: cfg.Suite, identity: Identity) -> None:
     """The table and the page of all that is in the folder, and how a run of ours was trained."""
     try:
         written = files.write(results.read_folder(c.output), c.output)
@@ -131,7 +132,7 @@ def _finish(c: cfg.Suite) -> None:
     place = places.resolve(c.model)
     records = read_lines(place.path / JSONL) if places.is_run(place.path) else []
     if records:
-        written.append(path := locate(c.output) / f"loss_{place.path.name}.png")
+        written.append(path := locate(c.output) / f"loss_{identity.model}.png")
         with told(path), made(path) as here:
             sheet.loss_curve(here, records)
     for path in written:
@@ -158,10 +159,9 @@ def _title(task: Task, result: results.Result) -> str:
     return f"{task.title}{protocol}: {', '.join(parts)}"
 
 
-def _lines(result: results.Result) -> Iterator[str]:
-    for note in result.notes:
-        if "unusable" in note:
-            yield note
+def _lines(task: Task, result: results.Result) -> Iterator[str]:
+    for note in result.notes[len(task.notes) :]:  # what the data was like is told already
+        yield f"note: {note}"
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
     kept = " (classes from the cache)" if result.counts.get("texts_from_cache") else ""
     yield f"time: {spent}{kept}"

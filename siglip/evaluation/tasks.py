@@ -105,8 +105,8 @@ NAMES = (*datasets.ALL, *pairs.KNOWN)
 
 
 def open_task(
-    name: str, data: str = "", *, kind: str = "", label: str = "", labels: str = "",
-    names: str = "", language: str = "en",
+    name: str, data: str = "", *, kind: str = "", labels: str = "", names: str = "",
+    language: str = "en",
 ) -> Task:  # fmt: skip
     """A known task from `data`, or one of your own.
 
@@ -115,9 +115,9 @@ def open_task(
     Args:
       name: one of `NAMES`, or your own.
       data: where it lies: a folder or archive as its publishers hand it out, shards as
-        CLIP_benchmark writes them, or a source, see docs/data.md.
+        CLIP_benchmark writes them, or a source, see docs/data.md, with `?label=` for the field
+        that holds the label.
       kind: of an own task, one of `KINDS`.
-      label: the field of a source that holds the label.
       labels: a table of keys and labels; of ImageNet-ReaL its real.json.
       names: a file with the names of an own task's classes, see `labels.class_list`.
       language: of the captions.
@@ -140,19 +140,18 @@ def open_task(
         raise UserError(f"task {name}: no data given; give a place of docs/data.md")
     check_word("kind", kind or KINDS[0], KINDS)
     if name in datasets.ALL:
-        return _known(datasets.get(name), data, label, labels)
+        return _known(datasets.get(name), data, labels)
     if kind == "classification":
-        return _own(name, data, label, labels, names)
-    if label or labels or names:
+        return _own(name, data, labels, names)
+    if labels or names:
         raise UserError(f"task {name}: retrieval has captions and no labels; remove those options")
     return _retrieval(name, data, language)
 
 
-def _known(dataset: Dataset, data: str, label: str, labels: str) -> Classification:
+def _known(dataset: Dataset, data: str, labels: str) -> Classification:
     if dataset.name.startswith("cifar"):
         _refuse_pickles(dataset, data)
-    label = label or label_of(data)
-    found = None if label else open_files(data)
+    found = open_files(data)
     if dataset.name == "imagenet_real" and (labels or found):
         source = _pictures(found, data, dataset.split)
         rows, notes = layouts.real_labels(found, labels, source.keys()), []
@@ -162,7 +161,7 @@ def _known(dataset: Dataset, data: str, label: str, labels: str) -> Classificati
         rows, more = labelling.known_classes(dataset, values, (), labels)
         notes += more
     elif found is None:
-        label = label or dataset.label
+        label = label_of(data) or dataset.label
         source = open_part(data, dataset.split, label, captions=False)
         values, classes = labelling.field(source, label, data)
         rows, notes = labelling.known_classes(dataset, values, classes, data)
@@ -180,9 +179,8 @@ def _known(dataset: Dataset, data: str, label: str, labels: str) -> Classificati
     )  # fmt: skip
 
 
-def _own(name: str, data: str, label: str, labels: str, names: str) -> Classification:
-    label = label or label_of(data)
-    found = None if label else open_files(data)
+def _own(name: str, data: str, labels: str, names: str) -> Classification:
+    found = open_files(data)
     called = labelling.class_list(names) if names else None
     notes: list[str] = []
     classes: Sequence[str] = ()
@@ -190,8 +188,9 @@ def _own(name: str, data: str, label: str, labels: str, names: str) -> Classific
         source = _pictures(found, data, "test")
         values, notes = labelling.from_table(labels, source.keys())
     elif found is None:
-        source = open_part(data, "test", label or "label", captions=False)
-        values, classes = labelling.field(source, label or "label", data)
+        label = label_of(data) or "label"
+        source = open_part(data, "test", label, captions=False)
+        values, classes = labelling.field(source, label, data)
     elif layouts.has_shards(found):
         chosen, values, classes = layouts.shards(found)
         source = FileSource(found, chosen)

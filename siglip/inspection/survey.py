@@ -5,9 +5,9 @@ Some 50 bytes of each sample are kept and 26 of each caption, but neither pictur
 
 import array
 import collections
+import contextlib
 import dataclasses
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +22,6 @@ from siglip.metrics import Progress
 NAMED = 5  # examples of each kind
 STRETCHED = 3  # ratio of sides beyond which a square distorts a picture badly
 _AHEAD = 64  # samples
-_REPORT_SECONDS = 10.0
 # What a caption seldom should be.
 _ODD = {
     "without a letter": re.compile(r"[\W\d_]*"),
@@ -162,16 +161,10 @@ def _watched(items: Iterable[_T], total: int, unit: str, quiet: bool) -> Iterato
     if quiet:
         yield from items
         return
-    progress, reported = Progress(total, 0, unit), time.monotonic()
-    try:
+    with contextlib.closing(Progress(total, 0, unit)) as progress:
         for done, item in enumerate(items, start=1):
             yield item
-            progress.advance_to(done)
-            if time.monotonic() - reported > _REPORT_SECONDS:
-                progress.report(done, "")
-                reported = time.monotonic()
-    finally:
-        progress.close()
+            progress.follow(done)
 
 
 class _Pile:

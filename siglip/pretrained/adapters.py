@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.sharding import Mesh
 
 from siglip import config as cfg
 from siglip.model import siglip
 from siglip.parallel import sharding
 from siglip.pretrained.read import account, nest, place
-from siglip.pretrained.tensors import open_tensors, read_metadata
+from siglip.pretrained.tensors import open_tensors, read_metadata, write_safetensors
+from siglip.workdir import locate, made, told
 
 FORMAT = "siglip-jax adapters 1"
 _KEPT = ("lora_a", "lora_b", "t", "b")
@@ -52,7 +52,7 @@ def save(params: siglip.Params, c: cfg.Model, base: str, path: str | os.PathLike
       base: name of the model that all other parameters are from, as `load` takes it.
       path: a new `.safetensors` file.
     """
-    path = pathlib.Path(path)
+    path = locate(path)
     if path.suffix != ".safetensors":
         raise cfg.UserError(f"{path}: adapters are written as .safetensors; give such a name")
     if not c.lora_rank:
@@ -65,14 +65,8 @@ def save(params: siglip.Params, c: cfg.Model, base: str, path: str | os.PathLike
         if name.rpartition("/")[2] in _KEPT
     }
     metadata = {"format": FORMAT, "rank": str(c.lora_rank), "base": base}
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        safetensors.numpy.save_file(arrays, temporary, metadata)
-        os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise cfg.UserError(
-            f"{path}: could not be written ({error}); give a path that can be"
-        ) from None
+    with told(path), made(path) as here:
+        write_safetensors(arrays, here, metadata)
 
 
 def add(params: siglip.Params, c: cfg.Model, path: str | os.PathLike, mesh: Mesh) -> siglip.Params:

@@ -5,12 +5,9 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 from jax.sharding import Mesh
 
 from siglip import __version__
@@ -21,9 +18,10 @@ from siglip.parallel import mesh as meshes
 from siglip.parallel import sharding
 from siglip.pretrained import adapters as lora
 from siglip.pretrained import card, describe, load, mapping, names, places, stacks
-from siglip.pretrained.describe import SIDECAR
+from siglip.pretrained.preprocessing import SIDECAR
+from siglip.pretrained.tensors import write_safetensors
+from siglip.workdir import locate, made, told
 
-Json = dict[str, Any]
 WEIGHTS = {
     names.HUGGINGFACE: "model.safetensors",
     names.OPEN_CLIP: "open_clip_model.safetensors",
@@ -53,9 +51,10 @@ def convert(
     """
     cfg.check_word("to", to, WEIGHTS)
     cfg.check_word("profile", profile, (None, *names.PROFILES))
-    folder = pathlib.Path(dst)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise cfg.UserError(f"{dst}: exists already; give a new folder, or remove it first")
+    there = locate(dst)
+    with told(dst):
+        if there.exists() and (not there.is_dir() or any(there.iterdir())):
+            raise cfg.UserError(f"{dst}: exists already; give a new folder, or remove it first")
     source = load.find(src, adapters)
     factorised, image, text = source.model, source.image, source.text
     c = whole_table(factorised)
@@ -78,29 +77,16 @@ def convert(
     }
     arrays = to_foreign(multiply_table(source.read(factorised, _cpu_mesh())), c, to)
 
-    temporary = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with told(dst), made(there) as here:
+        here.mkdir()
         for name, content in {**files, SIDECAR: own}.items():
             text_content = content if isinstance(content, str) else json.dumps(content, indent=2)
-            (temporary / name).write_text(text_content + "\n")
+            (here / name).write_text(text_content + "\n", "utf-8")
         if tokens:
             is_json = tokens.model.startswith(b"{")
-            (temporary / (stacks.TOKENIZER_JSON if is_json else VOCABULARY)).write_bytes(
-                tokens.model
-            )
-        _write(arrays, temporary / WEIGHTS[to])
-        if folder.exists():
-            folder.rmdir()
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise cfg.UserError(
-            f"{dst}: {error.strerror or error}; nothing was left there, give a folder that can be "
-            "written and has room"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            name = stacks.TOKENIZER_JSON if is_json else VOCABULARY
+            (here / name).write_bytes(tokens.model)
+        _write(arrays, here / WEIGHTS[to])
     return notes
 
 
@@ -164,8 +150,11 @@ def multiply_table(params: siglip.Params) -> siglip.Params:
 
 
 def check(c: cfg.Model, image: cfg.Image, text: cfg.Text, to: str) -> None:
-    """Refuse an architecture that the other stack cannot build."""
-    stacks.configure(to, whole_table(lora.plain(c)), image, text, describe.family(c))
+    """Refuse a run whose model, as `config.export` asks for, the other stack cannot build."""
+    try:
+        stacks.configure(to, whole_table(lora.plain(c)), image, text, describe.family(c))
+    except cfg.UserError as error:
+        raise cfg.UserError(f"config.export={to!r}: {error}; or leave it empty") from None
 
 
 def to_foreign(params: siglip.Params, c: cfg.Model, to: str) -> dict[str, np.ndarray]:
@@ -197,4 +186,4 @@ def _write(arrays: dict[str, np.ndarray], path: pathlib.Path) -> None:
         np.savez(path, **arrays)
     else:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        safetensors.numpy.save_file(whole, path, metadata={"format": "pt"})
+        write_safetensors(whole, path, {"format": "pt"})

@@ -81,9 +81,10 @@ def load(
     cfg.check_word("profile", profile, (None, *names.PROFILES))
     cfg.check_word("dtype", dtype, (None, "float32", "bfloat16"))
     cfg.check_word("gelu", gelu, ("tanh", "open_clip"))
-    if batch_size < 1:
-        raise cfg.UserError(f"batch_size={batch_size}: must be at least 1")
-    mesh = meshes.make_mesh(cfg.Mesh(fsdp=fsdp), list(devices or jax.local_devices()[:1]))
+    for option, value in (("batch_size", batch_size), ("fsdp", fsdp)):
+        if value < 1:
+            raise cfg.UserError(f"{option}={value}: must be at least 1")
+    mesh = meshes.make_mesh(cfg.Mesh(fsdp=fsdp), list(devices or jax.local_devices()[:1]), "fsdp")
     source = find(name, adapters)
     config = dataclasses.replace(source.model, dtype=dtype or source.model.dtype)
     if gelu == "open_clip":
@@ -156,11 +157,11 @@ def _foreign(place: places.Place) -> Source:
     tensors = open_tensors(files)
     try:
         description = describe.describe(tensors, folder, place.release, place.tower)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # Of what JSON files can say, most makes no sense.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of what JSON files can say and shapes can be, most makes no sense.
         raise cfg.UserError(
-            f"{place.name}: the configuration files beside the weights make no sense ({error}); "
-            "fetch them again"
+            f"{place.name}: its arrays or the configuration files beside the weights make no sense "
+            f"({error}); fetch them again"
         ) from None
     c, release = description.model, place.release
 

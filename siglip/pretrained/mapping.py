@@ -117,7 +117,7 @@ def huggingface(c: cfg.Model) -> list[Entry]:
         t.norm(f"{ours}/encoder/norm", f"{theirs}.{norm}", tower.width)
 
     if c.image:
-        d, n = c.image.width, (c.image.image_size // c.image.patch_size) ** 2
+        d, n = c.image.width, c.image.tokens
         embeddings, head = "vision_model.embeddings", "vision_model.head"
         t.patches(f"{embeddings}.patch_embedding", c.image)
         t.array("img/pos_embedding", f"{embeddings}.position_embedding.weight", (n, d), (1, n, d))
@@ -148,7 +148,7 @@ def open_clip(c: cfg.Model) -> list[Entry]:
     """OpenCLIP's `CustomTextCLIP` with a timm trunk; a timm model alone is its `visual.trunk`."""
     t = _Torch()
     if c.image:
-        d, n = c.image.width, (c.image.image_size // c.image.patch_size) ** 2
+        d, n = c.image.width, c.image.tokens
         trunk = "visual.trunk"
         t.patches(f"{trunk}.patch_embed.proj", c.image)
         t.array("img/pos_embedding", f"{trunk}.pos_embed", (1, n, d))
@@ -229,10 +229,9 @@ def big_vision(c: cfg.Model, stacked: frozenset[str] = frozenset()) -> list[Entr
 
     if c.image:
         d, p = c.image.width, c.image.patch_size
-        n = (c.image.image_size // p) ** 2
         add("img/embedding/kernel", "img/embedding/kernel", (p * p * 3, d), (p, p, 3, d))
         add("img/embedding/bias", "img/embedding/bias", (d,))
-        add("img/pos_embedding", "img/pos_embedding", (1, n, d))
+        add("img/pos_embedding", "img/pos_embedding", (1, c.image.tokens, d))
         encoder("img", "img/Transformer", c.image)
         if c.image.pool == "map":
             head = "img/MAPHead_0"

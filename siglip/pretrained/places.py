@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 
 from etils import epath
@@ -54,12 +55,13 @@ def resolve(name: str | os.PathLike) -> Place:
         name = name.removeprefix("local-dir:")
         if not os.path.isdir(name):
             raise cfg.UserError(f"{name}: no such folder; check the path after local-dir:")
-    path = pathlib.Path(name).expanduser()
-    if path.exists():
+    path = pathlib.Path(os.path.expanduser(name))
+    if os.path.exists(path):  # of pathlib's own a name that is too long is an error
         found = names.find(path.name)
         return Place(path, name, found and found[0], tower)
     run, _, step = name.rpartition("@")
-    if run and is_run(folder := pathlib.Path(run).expanduser()):
+    folder = pathlib.Path(os.path.expanduser(run))
+    if run and os.path.exists(folder) and is_run(folder):
         return Place(folder, name, None, tower, step)
     repository = re.sub(r"^(hf-hub:|hf://|https://huggingface\.co/)", "", name).rstrip("/")
     release, form = names.find(repository) or (None, None)
@@ -189,18 +191,21 @@ def _fetch(url: str) -> pathlib.Path:
     target, protocol = _cached(url), url.partition("://")[0]
     if target.exists():
         return target
-    temporary = target.with_name(target.name + ".partial")
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         print(f"fetching {url} to {target}", flush=True)
-        if filesystem.isdir(path):
-            wanted = [f for f in filesystem.ls(path, detail=False) if _is_wanted(f)]
-            temporary.mkdir(parents=True, exist_ok=True)
-            for file in wanted:
-                filesystem.get_file(file, str(temporary / file.rpartition("/")[2]))
-        else:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(path, str(temporary))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Of this process alone: into the same file another's bytes would come between.
+        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".partial") as folder:
+            temporary = pathlib.Path(folder, target.name)
+            if filesystem.isdir(path):
+                temporary.mkdir()
+                for file in filter(_is_wanted, filesystem.ls(path, detail=False)):
+                    filesystem.get_file(file, str(temporary / file.rpartition("/")[2]))
+            else:
+                filesystem.get_file(path, str(temporary))
+            if not target.exists():
+                os.replace(temporary, target)
     except ImportError:
         package = {"gs": "gcsfs", "s3": "s3fs"}.get(protocol, "aiohttp")
         raise cfg.UserError(f"{url}: reading {protocol}:// needs `pip install {package}`") from None
@@ -210,7 +215,6 @@ def _fetch(url: str) -> pathlib.Path:
             f"{url}: could not be fetched ({reason[:200]}); check the address, or fetch the file "
             f"by hand and give its path"
         ) from None
-    os.replace(temporary, target)
     return target
 
 

@@ -1,14 +1,13 @@
 """What other stacks want beside the weights: configuration, preprocessing and tokenizer files."""
 
 import math
-from typing import Any
 
 from siglip import config as cfg
 from siglip.data.text import Tokenizer
 from siglip.model import presets
 from siglip.pretrained import load, names, tokenizer_json
+from siglip.pretrained.preprocessing import Json
 
-Json = dict[str, Any]
 TOKENIZER_JSON = "tokenizer.json"
 
 

@@ -7,13 +7,12 @@ import contextlib
 import json
 import math
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from siglip import config as cfg
 from siglip.data.sources import npz
@@ -46,9 +45,7 @@ class Tensors:
         """The arrays in this order, each in the file's precision."""
         try:
             yield from self._read(names)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise broken(self.where, error) from None
-        except safetensors.SafetensorError as error:
+        except (*npz.ERRORS, safetensors.SafetensorError) as error:
             raise broken(self.where, error) from None
 
 
@@ -87,12 +84,29 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _JSON_BYTES:
             raise ValueError(f"more than {_JSON_BYTES >> 20} MiB")
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise cfg.UserError(f"{path}: not JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise cfg.UserError(f"{path}: not a JSON object; fetch it again")
     return content
+
+
+def write_safetensors(
+    arrays: dict[str, np.ndarray], path: pathlib.Path, metadata: dict[str, str]
+) -> None:
+    """Write a new file.
+
+    Raises:
+      OSError: as of any other file that cannot be written; the library has an error of its own.
+    """
+    path.touch()
+    rights = path.stat().st_mode  # the library's own file would be for nobody else to read
+    try:
+        safetensors.numpy.save_file(arrays, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
+    path.chmod(rights)
 
 
 def shards(index: pathlib.Path) -> list[pathlib.Path]:
@@ -117,7 +131,7 @@ def _open_npz(path: pathlib.Path) -> Tensors:
     try:
         with path.open("rb") as file:
             headers = npz.headers(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except npz.ERRORS as error:
         raise broken(str(path), error) from None
     for member, (shape, dtype) in headers.items():
         if dtype.hasobject:

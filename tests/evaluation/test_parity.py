@@ -36,8 +36,8 @@ def test_predictions_of_another_stack(stack, drawn, tmp_path, monkeypatch):
         assert classified.result.metrics[f"acc{k}"] == expected and 0.02 < expected < 0.98
 
     ways = {
-        "image_to_text": retrieved.scores.image_to_text,
-        "text_to_image": retrieved.scores.text_to_image,
+        "text_retrieval": retrieved.scores.text_retrieval,
+        "image_retrieval": retrieved.scores.image_retrieval,
     }
     metrics = retrieved.scores.metrics()
     for way, standing in ways.items():

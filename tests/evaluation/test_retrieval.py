@@ -49,12 +49,12 @@ def test_ranks_of_several_texts_per_picture(monkeypatch, tile):
     image, text = by_sorting(zimg, ztxt, texts), by_sorting(ztxt, zimg, [{i} for i in owner])
     # Before its best text a picture meets only texts of others: both count the same.
     found = r.rank(zimg, ztxt, owner)
-    np.testing.assert_array_equal(found.image_to_text.rank(), image)
-    np.testing.assert_array_equal(found.text_to_image.rank(), text)
-    metrics = r.retrieval(zimg, ztxt, owner)
-    assert metrics["image_to_text_recall@5"] == np.mean(image <= 5)
-    assert metrics["text_to_image_recall@1"] == np.mean(text <= 1)
-    assert metrics["text_to_image_median_rank"] == np.median(text)
+    np.testing.assert_array_equal(found.text_retrieval.rank(), image)
+    np.testing.assert_array_equal(found.image_retrieval.rank(), text)
+    metrics = r.rank(zimg, ztxt, owner).metrics()
+    assert metrics["text_retrieval_recall@5"] == np.mean(image <= 5)
+    assert metrics["image_retrieval_recall@1"] == np.mean(text <= 1)
+    assert metrics["image_retrieval_median_rank"] == np.median(text)
     recalls = [v for k, v in metrics.items() if "recall@" in k]
     assert len(recalls) == 6 and metrics["mean_recall"] == pytest.approx(np.mean(recalls))
 
@@ -70,8 +70,8 @@ def test_equal_scores_share_their_ranks(monkeypatch, tile):
         zimg, ztxt = unit(rng, 4)[[0, 1, 2, 3, 1]], unit(rng, 3)[[0, 0, 0, 1, 1, 2, 0]]
         found = r.rank(zimg, ztxt, owner)
         for standing, ranks in (
-            (found.image_to_text, in_every_order(zimg, ztxt, texts)),
-            (found.text_to_image, in_every_order(ztxt, zimg, [{i} for i in owner])),
+            (found.text_retrieval, in_every_order(zimg, ztxt, texts)),
+            (found.image_retrieval, in_every_order(ztxt, zimg, [{i} for i in owner])),
         ):
             np.testing.assert_allclose(standing.rank(), ranks.mean(axis=1), rtol=1e-12)
             for k in (1, 2, 3, 5):
@@ -86,11 +86,11 @@ def test_one_caption_for_all_is_chance():
     rng = np.random.default_rng(0)
     zimg, caption, owner = unit(rng, 1000, 768), unit(rng, 1, 768), np.arange(2000) // 2
     noise = 1 + 1e-7 * rng.uniform(-1, 1, (2000, 1)).astype(np.float32)
-    metrics = r.retrieval(zimg, caption * noise, owner)
+    metrics = r.rank(zimg, caption * noise, owner).metrics()
     for k in r.RECALL_AT:
         chance = 1 - math.comb(1998, k) / math.comb(2000, k)
-        assert metrics[f"image_to_text_recall@{k}"] == pytest.approx(chance)
-    assert metrics["image_to_text_median_rank"] == 667
+        assert metrics[f"text_retrieval_recall@{k}"] == pytest.approx(chance)
+    assert metrics["text_retrieval_median_rank"] == 667
 
 
 def test_pictures_without_a_text_only_stand_in_the_way():
@@ -100,10 +100,10 @@ def test_pictures_without_a_text_only_stand_in_the_way():
     np.testing.assert_array_equal(found.asked, [3, 7, 9, 20])
     texts = [set(np.flatnonzero(owner == i)) for i in found.asked]
     np.testing.assert_array_equal(
-        found.image_to_text.rank(), by_sorting(zimg[found.asked], ztxt, texts)
+        found.text_retrieval.rank(), by_sorting(zimg[found.asked], ztxt, texts)
     )
     np.testing.assert_array_equal(
-        found.text_to_image.rank(), by_sorting(ztxt, zimg, [{i} for i in owner])
+        found.image_retrieval.rank(), by_sorting(ztxt, zimg, [{i} for i in owner])
     )
 
 
@@ -114,11 +114,11 @@ def test_what_is_not_a_number_is_never_found():
     ztxt = zimg[owner]
     zimg[1] = ztxt[0] = np.nan
     found = r.rank(zimg, ztxt, owner)
-    np.testing.assert_array_equal(found.image_to_text.rank(), [1, 6, 1, 1, 1])
-    np.testing.assert_array_equal(found.text_to_image.rank(), [5, 1, 5, 1, 1, 1])
+    np.testing.assert_array_equal(found.text_retrieval.rank(), [1, 6, 1, 1, 1])
+    np.testing.assert_array_equal(found.image_retrieval.rank(), [5, 1, 5, 1, 1, 1])
     metrics = found.metrics()
-    assert metrics["image_to_text_recall@10"] == metrics["image_to_text_recall@1"] == 4 / 5
-    assert metrics["text_to_image_recall@10"] == metrics["text_to_image_recall@1"] == 4 / 6
+    assert metrics["text_retrieval_recall@10"] == metrics["text_retrieval_recall@1"] == 4 / 5
+    assert metrics["image_retrieval_recall@10"] == metrics["image_retrieval_recall@1"] == 4 / 6
 
 
 def test_intervals_draw_pictures_with_their_texts():
@@ -132,13 +132,13 @@ def test_intervals_draw_pictures_with_their_texts():
     assert intervals == found.intervals() and set(intervals) == set(r.RECALLS)
     for name, (low, high) in intervals.items():
         assert low < metrics[name] < high
-    assert metrics["text_to_image_recall@10"] > metrics["text_to_image_recall@1"] + 0.2
-    hits = found.text_to_image.hits(5).reshape(300, 5).mean(axis=1)
+    assert metrics["image_retrieval_recall@10"] > metrics["image_retrieval_recall@1"] + 0.2
+    hits = found.image_retrieval.hits(5).reshape(300, 5).mean(axis=1)
     draws = rng.choice(hits, (5000, 300)).mean(axis=1)
     naive = np.quantile(draws, [0.025, 0.975])
-    np.testing.assert_allclose(intervals["text_to_image_recall@5"], naive, atol=0.003)
-    everything = [found.image_to_text.hits(k) for k in r.RECALL_AT]
-    everything += [found.text_to_image.hits(k).reshape(300, 5).mean(axis=1) for k in r.RECALL_AT]
+    np.testing.assert_allclose(intervals["image_retrieval_recall@5"], naive, atol=0.003)
+    everything = [found.text_retrieval.hits(k) for k in r.RECALL_AT]
+    everything += [found.image_retrieval.hits(k).reshape(300, 5).mean(axis=1) for k in r.RECALL_AT]
     draws = rng.choice(np.mean(everything, axis=0), (5000, 300)).mean(axis=1)
     naive = np.quantile(draws, [0.025, 0.975])
     np.testing.assert_allclose(intervals["mean_recall"], naive, atol=0.003)
@@ -148,7 +148,7 @@ def test_no_array_of_all_pairs():
     rng = np.random.default_rng(0)
     zimg, ztxt = unit(rng, 5000, 4).astype(np.float16), unit(rng, 10_000, 4).astype(np.float16)
     tracemalloc.start()
-    r.retrieval(zimg, ztxt, np.arange(10_000) // 2)
+    r.rank(zimg, ztxt, np.arange(10_000) // 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6 < 4 * 5000 * 10_000 / 10

@@ -1,5 +1,6 @@
 """What is given back, as far as it can be seen without the other stack; `make parity` loads it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizers
 from PIL import Image
 from safetensors.numpy import load_file
@@ -17,7 +19,7 @@ from siglip.data.sources import TarSource
 from siglip.data.text import Tokenizer
 from siglip.model import presets
 from siglip.model import siglip as two_towers
-from siglip.pretrained import describe, export, names, stacks, tokenizer_json
+from siglip.pretrained import export, names, preprocessing, stacks, tokenizer_json
 from tests.conftest import EMOJI
 from tests.fixtures.make_pretrained import FOLDER
 
@@ -135,10 +137,10 @@ def test_what_is_in_the_way(workdir, tmp_path, monkeypatch):
         export.convert(workdir, tmp_path / "new", "hugingface")
 
     def disk_full(*_):
-        raise OSError(28, "No space left on device")
+        raise safetensors.SafetensorError("No space left on device")
 
-    monkeypatch.setattr(export, "_write", disk_full)
-    with pytest.raises(cfg.UserError, match="No space left on device; nothing was left there"):
+    monkeypatch.setattr(safetensors.numpy, "save_file", disk_full)
+    with pytest.raises(cfg.UserError, match="No space left on device; check the path"):
         export.convert(workdir, tmp_path / "new", "huggingface")
     assert os.listdir(tmp_path) == ["full"]
 
@@ -146,7 +148,8 @@ def test_what_is_in_the_way(workdir, tmp_path, monkeypatch):
 def test_the_written_configuration_says_what_the_weights_are(workdir, tmp_path):
     """Read without the file of our own, as from any other author."""
     export.convert(workdir, tmp_path / "there", "huggingface")
-    (tmp_path / "there" / describe.SIDECAR).unlink()
+    assert len({path.stat().st_mode for path in (tmp_path / "there").iterdir()}) == 1
+    (tmp_path / "there" / preprocessing.SIDECAR).unlink()
     model = siglip.load(tmp_path / "there")
     assert model.config == siglip.load(workdir).config
     assert model.image == cfg.Image("torch_bicubic", "drop_alpha", upright=True)
@@ -169,6 +172,8 @@ def test_a_tokenizer_json_makes_the_ids_of_sentencepiece(clean):
 @pytest.mark.parametrize("form", names.STACKS)
 def test_no_parameter_is_left_out(form):
     c = presets.get("siglip2-g-opt16-256")
+    towers = {name: dataclasses.replace(getattr(c, name), depth=2) for name in ("image", "text")}
+    c = dataclasses.replace(c, **towers)
     shapes = jax.eval_shape(lambda: two_towers.init(c))
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
     arrays = export.to_foreign(zeros, c, form)

@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 from siglip import config as cfg
 from siglip.checkpoint import Checkpoints, checksums, listing
 from siglip.checkpoint.export import export
-from siglip.pretrained import adapters, load, places, tokenizer_json
+from siglip.pretrained import adapters, load, mapping, places, tokenizer_json
 from siglip.pretrained.tensors import open_tensors, shards
 from tests.conftest import EMOJI
 
@@ -61,7 +61,7 @@ def test_what_unfolds_is_refused_before_it_does(tmp_path):
     nested = b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"-" * 9000 + b"1,)}\n"
     head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(nested)) + nested
     refused(npz(path, head, bytes(4)), "damaged or cut short")
-    refused(npz(path, header((1,)), b"abcd", compression=zipfile.ZIP_LZMA), "not a SigLIP")
+    refused(npz(path, header((1,)), b"abcd", compression=zipfile.ZIP_LZMA), "NumPy does not write")
 
 
 def test_zeros_are_no_bomb(tmp_path):
@@ -69,6 +69,34 @@ def test_zeros_are_no_bomb(tmp_path):
     np.savez_compressed(tmp_path / "x.npz", t=np.zeros(2**20, np.float32))
     (array,) = open_tensors([tmp_path / "x.npz"]).read(["t"])
     assert array.shape == (2**20,) and not array.any()
+
+
+@pytest.mark.parametrize(
+    "name,shape",
+    [
+        ("img/embedding/kernel", (0, 0, 3, 24)),
+        ("img/pos_embedding", (5,)),
+        ("txt/Embed_0/embedding", ()),
+        ("img/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", ()),
+    ],
+)
+def test_shapes_that_make_no_sense(tmp_path, tiny_model, name, shape):
+    arrays = {
+        entry.theirs.replace("{i}", "0"): np.broadcast_to(np.float32(0), entry.shape)
+        for entry in mapping.big_vision(tiny_model)
+    }
+    np.savez(tmp_path / "x.npz", **{**arrays, name: np.zeros(shape, np.float32)})
+    refused(tmp_path / "x.npz", "its arrays or the configuration files .* make no sense")
+
+
+def test_what_is_damaged_behind_its_header_is_told(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, t=np.arange(2**18, dtype=np.float32))
+    content = bytearray(path.read_bytes())
+    content[2**17 : 2**17 + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with pytest.raises(cfg.UserError, match=r"x.npz: damaged or cut short"):
+        list(open_tensors([path]).read(["t"]))
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

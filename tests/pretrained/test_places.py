@@ -139,7 +139,23 @@ def test_a_bucket_is_read_once(bucket):
     assert Bucket.reads == 2 and not (place.path / "optimizer.bin").exists()
     assert "could not be fetched" in fails("gs://mine/gone.npz")
     # Nothing half-fetched is left where the next call would find it.
-    assert not (places.cache_folder() / "gs/mine/gone.npz").exists()
+    assert [path.name for path in (places.cache_folder() / "gs/mine").iterdir()] == ["model"]
+
+
+def test_two_that_fetch_at_once_do_not_meet(bucket, monkeypatch):
+    """While the one is reading, another begins and ends."""
+    bucket.pipe_file("/twice/model.npz", b"whole")
+    get = Bucket.get_file
+
+    def both(self, source, target):
+        monkeypatch.setattr(Bucket, "get_file", get)
+        with open(target, "wb") as file:
+            file.write(b"who")
+            assert places.resolve("gs://twice/model.npz").path.read_bytes() == b"whole"
+            file.write(b"le")
+
+    monkeypatch.setattr(Bucket, "get_file", both)
+    assert places.resolve("gs://twice/model.npz").path.read_bytes() == b"whole"
 
 
 def test_a_damaged_index_of_shards(tmp_path):

@@ -141,7 +141,9 @@ def _metrics(result: Result) -> Element:
             el("dd", table.number(name, result.metrics[name])),
         )
     ]
-    counts = ", ".join(f"{n:,.0f} {name}" for name, n in result.counts.items() if n)
+    counts = ", ".join(
+        f"{n:,.0f} {name.replace('_', ' ')}" for name, n in result.counts.items() if n
+    )
     return el(
         "div",
         el("p", counts, class_="soft"),
