@@ -4,9 +4,9 @@
     python -m benchmarks.effects [MODEL] [--photos=MODEL] [--json]
 
 MODEL names the 1,151 held-out emoji of the quick start, by their bare names; then prompts,
-spelling, tokens, pixels or arithmetic change, one at a time. `changed` is the share of pictures
-that are then taken for something else. Emoji are squares of nearly the model's size: what a
-photograph's shape and size do is measured on those of docs/finetune.md, as the mean recall of the
+spelling, tokens, pixels, arithmetic or sizes change, one at a time. `changed` is the share of
+pictures that are then taken for something else. Emoji are squares of nearly the model's size: what
+a photograph's shape and size do is measured on those of docs/finetune.md, as the mean recall of the
 model that is trained there (`--photos`; left out where one of the two is missing).
 """
 
@@ -27,14 +27,16 @@ from siglip.data.text import Tokenizer
 from siglip.environment import calm_libtpu
 from siglip.evaluation import classes, protocols
 from siglip.evaluation.classification import Scores, score
-from siglip.evaluation.retrieval import retrieval
+from siglip.evaluation.retrieval import rank
 from siglip.evaluation.tasks import Classification, open_task
 from siglip.inference import Model
+from siglip.pretrained import read
 
 ROOT = pathlib.Path(__file__).parents[1]
 EMOJI = ROOT / "examples/emoji/heldout-00000.tar"
 PHOTOS = ROOT / "runs/photos/heldout"
 MOST = 256  # encoded at once
+SIZES, LENGTHS = (20, 40, 50), (5, 8, 12, 16)  # pixels and tokens, with positions resized
 Row = dict[str, Any]
 Encode = Callable[[Model, list[str]], np.ndarray]
 
@@ -49,6 +51,19 @@ def with_text(model: Model, **fields: Any) -> Model:
     text = dataclasses.replace(cfg.Text(str(old.path), old.pad_id, old.clean), **fields)
     make = lambda: Tokenizer(text, old.length, model=old.model)  # noqa: E731
     return dataclasses.replace(model, make_tokenizer=make)
+
+
+def with_size(model: Model, size: int) -> Model:
+    config, params = read.resize_positions(model.config, model.params, size, model.mesh)
+    return dataclasses.replace(model, config=config, params=params)
+
+
+def with_length(model: Model, length: int) -> Model:
+    config, params = read.resize_length(model.config, model.params, length, model.mesh)
+    old = model.tokenizer
+    text = cfg.Text(str(old.path), old.pad_id, old.clean)
+    make = lambda: Tokenizer(text, length, model=old.model)  # noqa: E731
+    return dataclasses.replace(model, config=config, params=params, make_tokenizer=make)
 
 
 def with_gelu(model: Model, gelu: str) -> Model:
@@ -132,7 +147,7 @@ class Emoji:
 
 def emoji(model: Model) -> Iterator[Row]:
     """A row for each change of one thing."""
-    task = open_task("emoji", str(EMOJI), kind="classification", label="name")
+    task = open_task("emoji", f"{EMOJI}?label=name", kind="classification")
     asked = Emoji(model, task)
     yield asked.row
     for protocol in ("big_vision", "open_clip", "best7"):
@@ -155,6 +170,10 @@ def emoji(model: Model) -> Iterator[Row]:
     yield asked.picture("shape=crop", with_image(model, shape="crop"))
     yield asked.picture("gelu=erf", with_gelu(model, "erf"))
     yield asked.picture("dtype=bfloat16", with_dtype(model, "bfloat16"))
+    for size in SIZES:
+        yield asked.picture(f"image_size={size}", with_size(model, size))
+    for length in LENGTHS:
+        yield asked.text(f"length={length}", with_length(model, length))
 
 
 def photos(model: Model) -> Iterator[Row]:
@@ -164,7 +183,7 @@ def photos(model: Model) -> Iterator[Row]:
     ztxt = model.encode_text(list(task.captions))
 
     def row(change: str, changed: Model) -> Row:
-        recall = retrieval(changed.encode_image(files), ztxt, task.owner)["mean_recall"]
+        recall = rank(changed.encode_image(files), ztxt, task.owner).metrics()["mean_recall"]
         return {"of": "photographs", "change": change, "value": recall}
 
     base = row("as it is", model)

@@ -86,8 +86,8 @@ def plain(case: str, zimg: np.ndarray, ztxt: np.ndarray, right: np.ndarray) -> M
         return {"acc1": float(found[:, 0].mean()), "acc5": float(found.any(axis=1).mean())}, dict
     metrics = {}
     for way, found in (
-        ("image_to_text", right[np.argsort(-scores, axis=1)] == np.arange(len(zimg))[:, None]),
-        ("text_to_image", np.argsort(-scores.T, axis=1) == right[:, None]),
+        ("text_retrieval", right[np.argsort(-scores, axis=1)] == np.arange(len(zimg))[:, None]),
+        ("image_retrieval", np.argsort(-scores.T, axis=1) == right[:, None]),
     ):
         first = found.argmax(axis=1)
         metrics |= {f"{way}_recall@{k}": float(np.mean(first < k)) for k in retrieval.RECALL_AT}

@@ -102,7 +102,7 @@ def measure_pass(case: str, turns: int) -> dict[str, Any]:
     protocol = [protocols.get("name_only")]
     with tempfile.TemporaryDirectory() as folder:
         if case == "pass_of_emoji":
-            task = open_task("emoji", str(EMOJI), kind="classification", label="name")
+            task = open_task("emoji", f"{EMOJI}?label=name", kind="classification")
             model = small_model()
         else:
             photographs(folder)
@@ -127,7 +127,7 @@ def measure_pass(case: str, turns: int) -> dict[str, Any]:
 
 
 def measure_texts(turns: int) -> dict[str, Any]:
-    task = open_task("emoji", str(EMOJI), kind="classification", label="name")
+    task = open_task("emoji", f"{EMOJI}?label=name", kind="classification")
     asked = [protocols.get("open_clip")]
     model = small_model()
     Evaluator(model, RANDOM)(task, asked)  # compiles
@@ -136,7 +136,7 @@ def measure_texts(turns: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             evaluator = Evaluator(model, RANDOM, cache=pathlib.Path(folder))
             results = [evaluator(task, asked)[0].result for _ in range(2)]
-        assert [result.counts["texts_from_cache"] for result in results] == [0, 1]
+        assert [result.counts["texts_from_cache"] > 0 for result in results] == [False, True]
         first.append(results[0].seconds["text"])
         again.append(results[1].seconds["text"])
     return {

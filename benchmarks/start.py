@@ -1,5 +1,7 @@
 """How long it takes from nothing to a loaded B/16, and how much memory.
 
+    python -m benchmarks.start
+
 A random B/16-256 checkpoint is written in each format, then read by a fresh process.
 """
 

@@ -8,11 +8,13 @@ Prints one JSON object. Data are random and on the device: what is timed is the 
 pipeline. `ratio` is the median over the turns of the peer's time divided by ours: above 1 we are
 faster. On a busy CPU it means nothing, as PyTorch's threads wait for each other in vain: then look
 at `ratio_of_fastest`, of the fastest steps. `dispatch_ms` is how long the fastest call of a step
-takes to return, while the device goes on.
+takes to return, while the device goes on. `page_faults` are those of a step: memory that the
+allocator had given back to the system.
 """
 
 import json
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -49,22 +51,29 @@ class Ours:
     def __init__(self, config: cfg.Config, batch: dict[str, np.ndarray]):
         mesh = meshes.make_mesh(config.mesh)
         n = config.data.batch_size
-        meshes.check_batch(n, mesh, "data.batch_size", config.train.microbatches)
+        meshes.check_batch(n, mesh, config.train.microbatches)
         tx = optimizer.make_optimizer(config)
         self.devices = mesh.size
         self.state = state.create(config, tx, mesh)
         self.batch = meshes.put_batch(batch, mesh)
         self.dispatch: list[float] = []  # seconds
+        self.faults: list[int] = []
         start = time.perf_counter()
         jitted = step.jit_train_step(config, tx, mesh, self.state)
         self.step = jitted.lower(self.state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def __call__(self) -> None:
-        start = time.perf_counter()
+        start, faults = time.perf_counter(), page_faults()
         self.state, metrics = self.step(self.state, self.batch)
         self.dispatch.append(time.perf_counter() - start)
         jax.block_until_ready((self.state, metrics))
+        self.faults.append(page_faults() - faults)
+
+
+def page_faults() -> int:
+    """Pages that this process has touched for the first time."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def random_batch(config: cfg.Config) -> dict[str, np.ndarray]:
@@ -127,6 +136,7 @@ def measure(config: cfg.Config, steps: int, compare: bool = True) -> dict:
         except peers.Missing as reason:
             report["peer"] = str(reason)
     ours.dispatch.clear()
+    ours.faults.clear()
     turns = [(turn(ours), turn(theirs) if theirs else None) for _ in range(-(-steps // TURN))]
     median = statistics.median(s for mine, _ in turns for s in mine)
     n = config.data.batch_size
@@ -138,6 +148,7 @@ def measure(config: cfg.Config, steps: int, compare: bool = True) -> dict:
         "compile_seconds": round(ours.compile_seconds, 2),
         "temporary_mib": round(ours.step.memory_analysis().temp_size_in_bytes / 2**20, 1),
         "dispatch_ms": round(min(ours.dispatch) * 1e3, 2),
+        "page_faults": round(statistics.median(ours.faults)),
         "ms_per_step": round(median * 1e3, 2),
         "pairs_per_second": round(n / median, 2),
         **rates(config, median, ours.devices),

@@ -16,7 +16,7 @@ from siglip.evaluation.facts import datasets
 from siglip.pretrained import export
 from siglip.training import loop
 from tests.conftest import EMOJI, ROOT
-from tests.evaluation.test_tasks import dataset_of_tfds, in_folders, picture, put, tar
+from tests.evaluation.handed_out import dataset_of_tfds, in_folders, picture, put, tar
 
 RELEASED = "google/siglip-base-patch16-256"
 # All that the shell finds: what reaches out of the folder, such as pip, is not among them.

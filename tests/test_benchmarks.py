@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import siglip
-from benchmarks import effects, evaluation_pass, loaders, peers
+from benchmarks import effects, evaluation_pass, loaders, peers, products
 from benchmarks import input as input_benchmark
 from siglip import config as cfg
 from siglip.encoder import encoder_of
@@ -32,6 +32,15 @@ def test_work_that_differs_is_not_compared(tiny_model, platform, changes, reason
     batch = {"image": np.zeros((2, 30, 30, 3), np.uint8), "text": np.zeros((2, 6), np.int32)}
     with pytest.raises(peers.Missing, match=reason):
         peers.make(config, batch, platform)
+
+
+@pytest.mark.parametrize("kind", products.KINDS)
+def test_products_are_those_of_a_layer(kind):
+    factors = products.operands(kind, 5, 3, 4)
+    shape = {"y": (5, 4), "gradient of x": (5, 3), "gradient of w": (3, 4)}[kind]
+    found = products.in_xla(*factors)()
+    assert found.shape == shape
+    np.testing.assert_allclose(found, factors[0] @ factors[1], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +91,7 @@ def test_ratios_are_of_turns():
 @pytest.fixture(scope="module")
 def emoji():
     place = str(EMOJI / "heldout-00000.tar")
-    task = open_task("emoji", place, kind="classification", label="name")
+    task = open_task("emoji", f"{place}?label=name", kind="classification")
     return evaluation_pass.repeated(dataclasses.replace(task, samples=task.samples[:24]), 32)
 
 
@@ -108,6 +117,12 @@ def test_only_one_thing_is_done_otherwise(emoji, workdir):
     for changed in (effects.with_text(model, pad_id=0), effects.with_text(model, clean="none")):
         assert (changed.tokenizer(["A Cat"]) != model.tokenizer(["A Cat"])).any()
         assert changed.tokenizer.fingerprint() == model.tokenizer.fingerprint()
+    longer, larger = effects.with_length(model, 12), effects.with_size(model, 40)
+    assert longer.tokenizer(["a cat"]).shape == (1, longer.config.text.length) == (1, 12)
+    assert larger.pixels(Image.new("RGB", (9, 9))).shape == (40, 40, 3)
+    for tower, changed in (("txt", longer), ("img", larger)):
+        before, after = (x.params[tower]["pos_embedding"].shape[1] for x in (model, changed))
+        assert after > before
 
 
 def test_texts_that_are_not_padded(workdir):

@@ -12,7 +12,7 @@ import sys
 import pytest
 from absl import flags
 
-from siglip import cli
+from siglip import cli, entry
 from tests import docs_folder, pages
 from tests.conftest import ROOT
 
@@ -45,22 +45,11 @@ NOT_RUN = {
     "kubectl apply -f launch/jobset.yaml": "TPUs: tests/test_launch.py",
     "sky launch -c siglip launch/skypilot.yaml": "TPUs: tests/test_launch.py",
     "sky jobs launch": "TPUs",
-    "python -m benchmarks.effects [MODEL]": "minutes",
-    "python -m benchmarks.encode_image": "minutes",
-    "python -m benchmarks.evaluation": "minutes",
-    "python -m benchmarks.forgetting": "minutes",
-    "python -m benchmarks.input": "minutes",
-    "python -m benchmarks.input --photos=runs/photos/train --tensorflow=PYTHON": "minutes",
-    "python -m benchmarks.loss --batches 1024,4096,16384": "minutes",
-    "python -m benchmarks.loss --topology ...": "minutes",
-    "python -m benchmarks.loss --topology v5e:2x2,v5e:4x4,v5e:8x8,v5e:16x16": "minutes",
-    "python -m benchmarks.saving": "minutes",
-    "python -m benchmarks.start": "minutes",
-    "python -m benchmarks.step": "minutes",
     "siglip classify ... --adapters FILE": "a run: tests/training/test_finetune.py",
     "tar xf": "an archive",
 }
 XPK = "TPUs"  # `xpk`, with names of projects
+BENCHMARK = "python -m benchmarks."  # minutes
 
 # What is said otherwise here: names that stand for one's own, and what would take too long.
 SAID = [
@@ -198,7 +187,11 @@ def run_script(path: str, *words: str) -> None:
 
 
 def is_run(item: pages.Item) -> bool:
-    return pages.bare(item) not in NOT_RUN and not item.text.startswith("xpk ")
+    return not (pages.bare(item) in NOT_RUN or item.text.startswith("xpk ") or is_benchmark(item))
+
+
+def is_benchmark(item: pages.Item) -> bool:
+    return BENCHMARK in pages.bare(item)
 
 
 def is_slow(item: pages.Item) -> bool:
@@ -265,16 +258,24 @@ def test_what_is_not_run_is_told():
         assert any(text.startswith(start) for text in said), start
     for item in every:
         if item.kind == "fenced" and not is_run(item):
-            reason = NOT_RUN.get(pages.bare(item), XPK).partition(":")[0]
+            other = "minutes" if is_benchmark(item) else XPK
+            reason = NOT_RUN.get(pages.bare(item), other).partition(":")[0]
             assert reason in item.needs, f"{item.text}: no <!-- needs: {reason} --> before it"
 
 
-@pytest.mark.parametrize("text", [text for text in NOT_RUN if "-m benchmarks." in text])
+BENCHMARKS = sorted({item.text for found in FOUND.values() for item in found if is_benchmark(item)})
+
+
+@pytest.mark.parametrize("text", BENCHMARKS)
 def test_benchmarks_exist(text):
-    _, _, module, *words = text.split()
-    code = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+    """With the options that the pages give them."""
+    module, *words = text.partition(BENCHMARK)[2].split()
+    code = (ROOT / f"benchmarks/{module}.py").read_text()
+    fields = [word for word in words if word.startswith("--config.")]
+    entry.config_of(str(ROOT / "configs/quickstart.py"), fields)
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-        assert f'"{option}"' in code
+        known = f'"{option}"' in code or f'"{option[2:]}"' in code  # of argparse or absl
+        assert known or option.startswith("--config."), option
 
 
 def test_mentions_are_of_what_exists(capsys):

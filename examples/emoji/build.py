@@ -30,7 +30,7 @@ import sentencepiece as spm
 from PIL import Image
 
 HERE = pathlib.Path(__file__).parent
-IMAGE_SIZE = 40  # room for crops around the 32 pixels that the quick start looks at
+IMAGE_SIZE = 40  # room for crops around the 30 pixels that the quick start looks at
 WEBP_QUALITY = 85
 VOCAB_SIZE = 2000
 LEFT_OUT = {"Flags", "Symbols", "Component"}
