@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import pathlib
-import tempfile
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 import jax
 import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 # Tests compile much and run little: a third of the time. XLA knows the last flag until 0.10 only,
 # and ends every process on one that it does not know.
@@ -21,11 +23,14 @@ if jax.__version_info__ < (0, 11):
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# What one process compiled, all others read: pytest's own, and those that tests start.
+# What one process compiled, all others read: pytest's own, those that tests start, and those of the
+# next run of the tests. JAX looks for a program by all that it is made of.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="siglip-tests-")
+    _cache = ROOT / "build/compiled"
+    if _cache.exists() and sum(path.stat().st_size for path in _cache.iterdir()) > 2**30:
+        shutil.rmtree(_cache)
     os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_COMPILATION_CACHE_DIR": str(_cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -33,9 +38,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 from siglip import config as cfg  # noqa: E402 (after the devices are configured)
 
-ROOT = pathlib.Path(__file__).parent.parent
 EMOJI = ROOT / "examples/emoji"
-
 
 # Those that take longest come first, so that no worker is left with one of them at the end.
 LONG = ("test_train_two_hosts", "test_interrupted", "test_torture", "test_tpu")

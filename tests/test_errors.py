@@ -112,6 +112,8 @@ TABLE: dict[str, Rows] = {
 "configuration": [
     ("a field that is not there", train("train.steps=3"),
      "config.train.steps: unknown field; choose from best, checkpoint_every, duration, ..."),
+    ("a field misspelt", train("train.durations=3"),
+     "config.train.durations: unknown field; did you mean 'duration'?"),
     ("a section misspelt", train("trian.duration=3"),
      "config.trian: unknown field; did you mean 'train'?"),
     ("a field below a value", train("seed.x=3"),
@@ -124,6 +126,12 @@ TABLE: dict[str, Rows] = {
     ("None for a tower", train("model.image=None"),
      "config.model.image='None': must be a section of fields"),
     ("below the least", train("seed=-1"), "config.seed=-1: must be at least 0"),
+    ("above the most", train("seed=2147483648"),
+     "config.seed=2147483648: must be below 2**31"),
+    ("no number", train("optimizer.weight_decay=inf"),
+     "config.optimizer.weight_decay=inf: must be finite"),
+    ("steps for examples", train("train.duration=40B steps"),
+     "config.train.duration='40B steps': must be below 2**31 steps"),
     ("no number", train("optimizer.learning_rate=nan"),
      "config.optimizer.learning_rate=nan: must be above 0"),
     ("a word that is none of them", train("optimizer.name=adam"),
@@ -152,7 +160,7 @@ TABLE: dict[str, Rows] = {
     ("best by what is not measured",
      train("train.best=imagenet/acc1", "eval.every=9 steps", "data.holdout=0.1"),
      "config.train.best='imagenet/acc1': is not measured; choose from validation/mean_recall, "
-     "validation/image_to_text_recall@1, ..."),
+     "validation/text_retrieval_recall@1, ..."),
     ("nothing to evaluate", train("eval.every=10 steps"),
      "config.eval.every='10 steps': nothing to evaluate; give data.validation, data.holdout or "
      "eval.tasks"),
@@ -202,8 +210,7 @@ TABLE: dict[str, Rows] = {
     ("microbatches that do not divide", train("train.microbatches=3"),
      "config.data.batch_size=128: 8 devices x 3 microbatches do not divide it; use 120 or 144"),
     ("a mesh of other devices", train("mesh.fsdp=3"),
-     "config.mesh: data=-1 x fsdp=3 does not make 8 devices; use data=-1 and an fsdp that "
-     "divides 8"),
+     "config.mesh.fsdp=3: does not divide 8 devices; use 1, 2, 4, 8"),
     ("a batch of more than there is", train("data.batch_size=8192"),
      "config.data.batch_size=8192: more than the 4604 samples to train on, so that each would be "
      "in every batch as what does not match itself; set it lower"),
@@ -222,8 +229,9 @@ TABLE: dict[str, Rows] = {
      "config.data.cache_embeddings=True: the image tower learns; freeze it with "
      '--config.optimizer.frozen="((\'img/.*\', 1),)" (configs/finetune.py:lit)'),
     ("a width that OpenCLIP has not", train("export=open_clip"),
-     "OpenCLIP builds image towers by timm's names and has none of width 96, depth 1, patch 10 "
-     "at 30 pixels; it has B/32 at 256, ...; convert to huggingface or big_vision instead"),
+     "config.export='open_clip': OpenCLIP builds image towers by timm's names and has none of "
+     "width 96, depth 1, patch 10 at 30 pixels; it has B/32 at 256, ...; convert to huggingface "
+     "or big_vision instead; or leave it empty"),
     ("a recipe that is not there", train(recipe="configs/gone.py"),
      "--config: No such file or directory: 'configs/gone.py'; give the path of a recipe"),
     ("another field in it", train("seed=3", recipe="configs/gone.py"),
@@ -266,9 +274,9 @@ TABLE: dict[str, Rows] = {
      "--template 'a photo': must contain {} for the label"),
     ("letters for a number", classify("--batch-size", "x"),
      "argument --batch-size: invalid int value: 'x'; see siglip classify --help"),
-    ("a batch of none", classify("--batch-size", "0"), "batch_size=0: must be at least 1"),
+    ("a batch of none", classify("--batch-size", "0"), "--batch-size 0: must be at least 1"),
     ("pictures smaller than a patch", classify("--image-size", "3"),
-     "image_size=3: must be at least the patch size 7"),
+     "--image-size 3: must be at least the patch size 7"),
     ("adapters that are not there", classify("--adapters", "gone.safetensors"),
      "gone.safetensors: no such file; check the path"),
     ("adapters that are none",
@@ -311,6 +319,8 @@ TABLE: dict[str, Rows] = {
      "--sheet gone/x.png: no folder gone; make it first"),
     ("a length without a vocabulary", run("data inspect pairs --length 9"),
      "--length 9: needs --tokenizer; a checkpoint has its own"),
+    ("a vocabulary that is not there", run("data inspect pairs --tokenizer gone.model"),
+     "--tokenizer gone.model: no such file; check the path"),
     ("two vocabularies", run("data inspect pairs --tokenizer a --checkpoint b"),
      "argument --checkpoint: not allowed with argument --tokenizer; see siglip data inspect "
      "--help"),
@@ -320,7 +330,7 @@ TABLE: dict[str, Rows] = {
     ("packed over pictures", run("data pack pairs bare"),
      ".../bare: is there already, and no packed dataset; give a new folder"),
     ("a split of two words", run("data pack pairs x --split", "1 2"),
-     "split='1 2': give letters, digits and _, beginning with a letter"),
+     "--split '1 2': give letters, digits and _, beginning with a letter"),
     ("nothing to pack", run("data pack zero.tar x"),
      ".../x: nothing to write, no sample can be used (1 empty file); repair the data"),
     ("packed into a bucket", run("data pack pairs s3://bucket/x"),
@@ -458,7 +468,7 @@ TABLE: dict[str, Rows] = {
     ("of no byte in a tar", sample("zero.tar"),
      "zero.tar: a: its picture has no bytes; replace or remove it"),
     ("for a text tower", lambda: siglip.load("models/whole:txt").encode_image("cat.png"),
-     "holds no image tower; load a checkpoint of both towers"),
+     "the model holds no image tower; load a checkpoint of both towers"),
 ],
 "texts": [
     ("in Latin-1", sample("latin.tar"), "latin.tar: a: its caption is not UTF-8; write it again"),
@@ -495,11 +505,16 @@ TABLE: dict[str, Rows] = {
      "models/whole: has no vocabulary; give its SentencePiece model or tokenizer.json with "
      "--tokenizer (tokenizer=)"),
     ("for an image tower", lambda: siglip.load("models/whole:img").encode_text("a cat"),
-     "holds no text tower; load a checkpoint of both towers"),
+     "the model holds no text tower; load a checkpoint of both towers"),
     ("no label", lambda: siglip.load("models/whole").classify("cat.png", []),
      "no labels given; write for example labels=['a cat', 'a dog']"),
 ],
 "models": [
+    ("a name without an end", load("x" * 300),
+     "x...x: no such file or folder, and no released model; `siglip models` lists the names"),
+    ("nobody's home", load("~nobody-of-that-name/x"),
+     "~nobody-of-that-name/x: no such file or folder, and no released model; `siglip models` lists "
+     "the names"),
     ("no name", load(""), "the checkpoint's name is empty; `siglip models` lists names"),
     ("not there", load("gone"),
      "gone: no such file or folder, and no released model; `siglip models` lists the names"),
@@ -552,8 +567,8 @@ TABLE: dict[str, Rows] = {
      "models/heads/model.safetensors: 5 attention heads do not divide width 24; use the "
      "configuration that belongs to these weights"),
     ("a configuration of nonsense", load("models/strange"),
-     "models/strange: the configuration files beside the weights make no sense (...); fetch them "
-     "again"),
+     "models/strange: its arrays or the configuration files beside the weights make no sense "
+     "(...); fetch them again"),
     ("a configuration cut short", load("models/json"),
      "models/json/preprocessor_config.json: not JSON (...); fetch it again"),
     ("another's preprocessing", load("models/pixels"),
@@ -578,8 +593,7 @@ TABLE: dict[str, Rows] = {
     ("a type that is none", load("models/whole", dtype="float16"),
      "dtype='float16': unknown; did you mean 'bfloat16'?"),
     ("devices that are not there", load("models/whole", fsdp=3),
-     "config.mesh: data=-1 x fsdp=3 does not make 1 devices; use data=-1 and an fsdp that "
-     "divides 1"),
+     "fsdp=3: does not divide 1 devices; use 1"),
 ],
 "hub and buckets": [
     ("out of reach", load("google/siglip-base-patch16-256"),
@@ -624,8 +638,7 @@ TABLE: dict[str, Rows] = {
      "config.init='a:img, b:img': gives a tower twice; write NAME for both, or A:img, B:txt"),
     ("a start of another size",
      train("init=models/whole"),
-     "config.init='models/whole': its image.width is 24, config.model.image.width=96; make them "
-     "equal"),
+     "config.init='models/whole': its image.width is 24, model.image.width=96; make them equal"),
     ("no vocabulary to fine-tune with", finetune("init=models/whole"),
      "models/whole: has no vocabulary; give its SentencePiece model or tokenizer.json with "
      "--tokenizer (tokenizer=)"),
@@ -665,7 +678,7 @@ TABLE: dict[str, Rows] = {
 ],
 "evaluation": [
     ("no task", evaluate(""),
-     "config.tasks: not given; set it (of siglip eval: --task), see docs/evaluation.md"),
+     "--task: not given; set it, see docs/evaluation.md"),
     ("a task misspelt", evaluate("imagenett", "classes"),
      "task imagenett: unknown; did you mean 'imagenet'?; for one of your own add "
      "?kind=classification or ?kind=retrieval"),
@@ -677,7 +690,7 @@ TABLE: dict[str, Rows] = {
     ("a known task with a kind", evaluate("pets=classes?kind=classification"),
      "task pets: known, so that kind=classification is not for it; remove that"),
     ("a task twice", evaluate(f"{OWN},{OWN}"),
-     "config.tasks: mine is given twice; give it once, or another name"),
+     "--task: mine is given twice; give it once, or another name"),
     ("no data of a known task", evaluate("imagenet"),
      "task imagenet: no data given, and none is downloaded; fetch ILSVRC2012_img_val.tar "
      "(image-net.org/download-images, with an account) and give it, or give a folder with "
@@ -693,10 +706,10 @@ TABLE: dict[str, Rows] = {
     ("an empty split", evaluate("imagenet=trained"),
      "trained: its pictures are of other splits, such as train/a.png; give those of validation"),
     ("one place for two", evaluate("pets,coco", "bare"),
-     "data=bare: a place for several tasks; write {} in it where the name of each goes, or "
+     "--data bare: a place for several tasks; write {} in it where the name of each goes, or "
      "NAME=PLACE for each task"),
     ("not in TFDS", evaluate("objectnet", "tfds"),
-     "config.tasks: objectnet is not in TensorFlow Datasets; write objectnet=PLACE, see "
+     "--task: objectnet is not in TensorFlow Datasets; write objectnet=PLACE, see "
      "docs/evaluation.md"),
     ("in TFDS, not prepared", evaluate("imagenet", "tfds"),
      "tfds:imagenet2012: no folder gone/tfds/imagenet2012; set TFDS_DATA_DIR to where datasets "
@@ -758,9 +771,9 @@ TABLE: dict[str, Rows] = {
     ("a language that is not there", evaluate("xm3600=xm3600?language=fr"),
      "language=fr: not in it; choose from de, en"),
     ("a protocol misspelt", evaluate("pets=pets", "", "--protocol", "openclip"),
-     "protocol='openclip': neither a protocol nor a file of prompts; did you mean 'open_clip'?"),
+     "--protocol 'openclip': neither a protocol nor a file of prompts; did you mean 'open_clip'?"),
     ("no protocol", evaluate("pets=pets", "", "--protocol", ","),
-     "config.protocol: none given; choose from big_vision, open_clip, best7, name_only"),
+     "--protocol: none given; choose from big_vision, open_clip, best7, name_only"),
     ("a prompt without a place", evaluate("pets=pets", "", "--protocol", "notes.txt"),
      "notes.txt: line 1 is 'a photo'; put {} where the name goes, once"),
     ("no prompt", evaluate("pets=pets", "", "--protocol", "blank.txt"),
@@ -774,6 +787,9 @@ TABLE: dict[str, Rows] = {
     ("no vocabulary", own(""),
      "models/whole: has no vocabulary; give its SentencePiece model or tokenizer.json with "
      "--tokenizer (tokenizer=)"),
+    ("devices that do not divide", evaluate(OWN, "", "--fsdp", "3"),
+     "--fsdp 3: does not divide 8 devices; use 1, 2, 4, 8"),
+    ("none of them", evaluate(OWN, "", "--fsdp", "0"), "--fsdp 0: must be at least 1"),
     ("results into a file", evaluate(OWN, "", "--output", "cat.png"),
      "cat.png: Not a directory; check the path, its rights, the space that is left"),
     ("another argument", run("eval models/whole imagenet"),
@@ -846,6 +862,10 @@ def test_the_line_that_a_user_sees(action, says, world, compilations, capsys):
         ("train.py --config configs/quickstart.py --workdir new --config.trian.steps=3",
          "config.trian: unknown field; did you mean 'train'?"),
         ("train.py --config configs/quickstart.py", "--workdir: not given; see --help"),
+        ("train.py --config configs/quickstart.py --wrokdir=x",
+         "Unknown command line flag 'wrokdir'. Did you mean: workdir ?; see --help"),
+        ("train.py --config configs/quickstart.py --workdir new oops",
+         "unexpected argument 'oops'; options start with --"),
         ("eval.py --config configs/quickstart.py",
          "--config: a recipe of a run, for train.py; give configs/eval.py"),
         ("-m siglip convert models/cut converted --to huggingface",
@@ -957,9 +977,11 @@ def compilations() -> Iterator[list[str]]:
 
 
 def _snapshot(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """All files with size and time, without the indexes that are kept beside tar shards."""
+    """Files and folders, without the indexes that are kept beside tar shards; of files also size
+    and time."""
     found = {}
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        found |= {os.path.join(parent, name): (0, 0) for name in folders}
         for name in names:
             if not name.endswith(".index.npz"):
                 status = os.lstat(path := os.path.join(parent, name))

@@ -185,7 +185,7 @@ def test_difference_hash():
 
 
 def test_progress_is_told(shard, capsys, monkeypatch):
-    monkeypatch.setattr("siglip.inspection.survey._REPORT_SECONDS", -1)
+    monkeypatch.setattr("siglip.metrics._FOLLOWED", -1)
     survey(shard, against=shard)
     out = capsys.readouterr().out
     assert "1/11 samples" in out and "11/11 samples compared" in out

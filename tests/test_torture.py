@@ -12,7 +12,7 @@ from benchmarks import torture
 from benchmarks.attempts import Layout, Run
 from tests.conftest import EMOJI
 
-KILLS, STEPS = 3, 24
+KILLS, STEPS = 1, 24
 
 
 @pytest.fixture(scope="module")

@@ -194,8 +194,8 @@ def benchmark_hits(scores: np.ndarray, owner: np.ndarray, k: int) -> dict[str, n
     right[torch.arange(len(owner)), torch.as_tensor(owner)] = True
     found = {}
     for way, s, pairs in (
-        ("text_to_image", torch.tensor(scores), right),
-        ("image_to_text", torch.tensor(scores).T, right.T),
+        ("image_retrieval", torch.tensor(scores), right),
+        ("text_retrieval", torch.tensor(scores).T, right.T),
     ):
         parts = [
             (p.gather(1, x.topk(k, dim=1).indices).sum(dim=1) / p.sum(dim=1)) > 0
@@ -211,6 +211,6 @@ def big_vision_hits(scores: np.ndarray, owner: np.ndarray, k: int) -> dict[str, 
     texts, pictures = distances.argsort(axis=1), distances.argsort(axis=0)
     of_first = owner[texts[:, :k]] == np.arange(len(texts))[:, None]
     return {
-        "image_to_text": of_first.any(axis=1),
-        "text_to_image": (pictures[:k] == owner[None]).any(axis=0),
+        "text_retrieval": of_first.any(axis=1),
+        "image_retrieval": (pictures[:k] == owner[None]).any(axis=0),
     }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siglip import config as cfg
+from siglip.data.sources import open_source
 from siglip.metrics import JSONL, read_lines
 from siglip.training import embedded, loop
 from tests.conftest import EMOJI
@@ -40,13 +41,13 @@ def test_losses_are_those_of_computing_them(config, tmp_path, capsys):
     ]
     assert losses[0][-1] < losses[0][0] - 0.1, "nothing was learned"
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    z = np.load(tmp_path / "cached" / embedded.FILE)
+    path = tmp_path / "cached" / embedded.file_name(cached, open_source(cached.data.train))
+    z = np.load(path)
     assert z.shape == (1151, 16)
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
     assert "1151/1151 pictures  embedded" in capsys.readouterr().out
 
     # The run goes on with what it wrote; another one in the same folder writes its own.
-    path = tmp_path / "cached" / embedded.FILE
     z[:] = np.nan
     np.save(path, z)
     checkpoints = tmp_path / "cached" / "checkpoints"
@@ -55,6 +56,20 @@ def test_losses_are_those_of_computing_them(config, tmp_path, capsys):
     checkpoints.rename(tmp_path / "gone")
     loop.train(dataclasses.replace(cached, train=cfg.Train(duration="1 steps")), path.parent)
     assert not np.isnan(np.load(path)).any()
+
+
+def test_other_pictures_have_another_file(config):
+    """`--force` continues a run with them: rows of the old file would be others' embeddings."""
+    source = open_source(config.data.train)
+    name = embedded.file_name(config, source)
+    longer = dataclasses.replace(config, train=cfg.Train(duration="40 steps"))
+    assert embedded.file_name(longer, source) == name
+    others = [
+        (config, open_source(str(EMOJI / "train-00000.tar"))),
+        (change(config, resize="exact"), source),
+        (dataclasses.replace(config, image=cfg.Image(resize="torch_bicubic")), source),
+    ]
+    assert len({name, *(embedded.file_name(*other) for other in others)}) == 4
 
 
 @pytest.mark.parametrize(

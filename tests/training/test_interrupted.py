@@ -47,28 +47,23 @@ def wait_for(workdir, step: int) -> None:
     raise AssertionError(f"step {step} did not come")
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, cfg.AGAIN), (signal.SIGINT, 130)])
-def test_asked_to_end(tmp_path, number, code):
-    process = start(tmp_path)
-    wait_for(tmp_path, 3)
-    process.send_signal(number)
-    asked = time.monotonic()
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == code and time.monotonic() - asked < 30, out
-    last = out.splitlines()[-1]
-    done = int(re.fullmatch(
-        r"stopped at step (\d+) of 400, which is saved; the same command continues", last
-    )[1])  # fmt: skip
-    assert os.listdir(tmp_path / "checkpoints") == [str(done)] and "Traceback" not in out
-    assert [line["step"] for line in losses(tmp_path)] == list(range(1, done + 1))
-    if number == signal.SIGINT:
-        return
-    again = start(tmp_path)
-    wait_for(tmp_path, done + 3)
-    again.send_signal(signal.SIGTERM)
-    out, _ = again.communicate(timeout=60)
-    assert f"resuming at step {done} of 400" in out
-    assert [line["step"] for line in losses(tmp_path)] == list(range(1, len(losses(tmp_path)) + 1))
+def test_asked_to_end(tmp_path):
+    """By the system, and then, having been started again, by the keyboard."""
+    done = 0
+    for number, code in ((signal.SIGTERM, cfg.AGAIN), (signal.SIGINT, 130)):
+        process = start(tmp_path)
+        wait_for(tmp_path, done + 3)
+        process.send_signal(number)
+        asked = time.monotonic()
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == code and time.monotonic() - asked < 30, out
+        assert f"step {done} of 400" in out and "Traceback" not in out, "where it began"
+        done = int(re.fullmatch(
+            r"stopped at step (\d+) of 400, which is saved; the same command continues",
+            out.splitlines()[-1],
+        )[1])  # fmt: skip
+        assert str(done) in os.listdir(tmp_path / "checkpoints")
+        assert [line["step"] for line in losses(tmp_path)] == list(range(1, done + 1))
 
 
 def test_a_second_signal_ends_at_once(tmp_path, tiny_config):
@@ -88,21 +83,15 @@ def test_a_second_signal_ends_at_once(tmp_path, tiny_config):
         assert process.wait(10) == -signal.SIGTERM
 
 
-@pytest.fixture(scope="module")
-def evaluated(tiny_config, tmp_path_factory):
-    """`(configuration, workdir, final state)` of a run that nobody stopped."""
+def test_wherever_it_is_asked(tiny_config, tmp_path, monkeypatch):
+    """In one process: the moments are chosen. The result is that of a run that nobody stopped."""
     config = change(tiny_config, "data", holdout=0.1, train=str(EMOJI / "heldout-00000.tar"))
     config = change(config, "eval", every="5 steps", pairs=20, batch_size=8)
     config = change(config, "train", best="validation/mean_recall")
-    return config, (workdir := tmp_path_factory.mktemp("whole")), loop.train(config, workdir)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = loop.train(config, whole)
 
-
-@pytest.mark.parametrize("where", ["a step", "waiting for data", "an evaluation"])
-def test_wherever_it_is_asked(evaluated, tmp_path, monkeypatch, where):
-    """In one process: the moment is chosen. The result is that of a run that nobody stopped."""
-    config, workdir, whole = evaluated
-
-    def patch(owner, name, when):
+    def stop_at(patch, owner, name, when):
         original, calls = getattr(owner, name), []
 
         def patched(self, *args):
@@ -111,25 +100,25 @@ def test_wherever_it_is_asked(evaluated, tmp_path, monkeypatch, where):
                 signal.raise_signal(signal.SIGTERM)
             return original(self, *args)
 
-        monkeypatch.setattr(owner, name, patched)
+        patch.setattr(owner, name, patched)
 
-    if where == "a step":
-        patch(Reporter, "read", 3)
-    elif where == "waiting for data":
-        patch(pipeline.Batches, "__next__", 4)
-    else:
-        patch(Encoder, "texts", 2)  # the first one at step 0
-    with pytest.raises(cfg.Stopped, match="which is saved; the same command continues") as stopped:
-        loop.train(config, tmp_path)
-    assert stopped.value.exit_code == cfg.AGAIN
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if where == "an evaluation":
-        assert "stopped at step 5" in str(stopped.value)
-        assert [line["step"] for line in read_lines(tmp_path / EVALUATIONS)] == [0]
-    assert_same_state(loop.train(config, tmp_path), whole)
-    assert losses(tmp_path) == losses(workdir)
-    ours, expected = (read_lines(folder / EVALUATIONS) for folder in (tmp_path, workdir))
-    assert ours == expected and [line["step"] for line in ours] == [0, 5, 10]
+    for owner, name, when, step in (
+        (pipeline.Batches, "__next__", 3, 2),  # waiting for data
+        (Encoder, "texts", 1, 5),  # an evaluation
+        (Reporter, "read", 3, 9),  # a step: the next one is under way
+    ):
+        with monkeypatch.context() as patch, pytest.raises(cfg.Stopped) as stopped:
+            stop_at(patch, owner, name, when)
+            loop.train(config, cut)
+        assert re.match(rf"stopped at step {step} of 10, which is saved; ", str(stopped.value))
+        assert stopped.value.exit_code == cfg.AGAIN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        evaluated = [line["step"] for line in read_lines(cut / EVALUATIONS)]
+        assert evaluated == ([0] if step <= 5 else [0, 5])
+    assert_same_state(loop.train(config, cut), expected)
+    assert losses(cut) == losses(whole)
+    ours, theirs = (read_lines(folder / EVALUATIONS) for folder in (cut, whole))
+    assert ours == theirs and [line["step"] for line in ours] == [0, 5, 10]
 
 
 class Poisoned(pipeline.Batches):

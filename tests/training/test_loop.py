@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
         ("loss", {"name": "clip"}, "loss.name='clip': must be one of sigmoid, softmax"),
         ("data", {"train": "nowhere.tar"}, "no such file"),
         ("text", {"tokenizer": "nowhere.model"}, "no such file"),
-        ("mesh", {"fsdp": 3}, "does not make 8 devices"),
+        ("mesh", {"fsdp": 3}, "does not divide 8 devices"),
         ("train", {"log_every": 0}, "at least 1"),
         ("text", {"pad_id": 2000}, r"text\.pad_id=2000: must be below model\.text\.vocab_size"),
     ],

@@ -194,7 +194,7 @@ def test_last_blocks_that_there_are_not(shapes):
     )
     frozen = (("(img|txt)/encoder/.*", 1),)
     message = refusal(rules.check, cfg.Optimizer(last_blocks=1, frozen=frozen), shapes)
-    assert "last_blocks=1: config.optimizer.frozen leaves no blocks to train" in message
+    assert "last_blocks=1: optimizer.frozen leaves no blocks to train" in message
     rules.check(cfg.Optimizer(last_blocks=2), shapes)
 
 

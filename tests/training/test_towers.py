@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from siglip import config as cfg
@@ -33,35 +34,65 @@ def wide(tiny_config, depth=1, **optimizer) -> cfg.Config:
     return dataclasses.replace(tiny_config, model=model, optimizer=o)
 
 
-@pytest.mark.parametrize("name", cfg.OPTIMIZERS)
-def test_parameters_over_eight_devices_equal_one(tiny_config, all_large, name):
-    """Loss and updated parameters; and a device keeps an eighth of parameters and optimizer."""
-    rate = {"adamw": 1e-3, "adafactor": 1e-3, "lion": 1e-4}[name]
-    config = wide(tiny_config, name=name, learning_rate=rate)
-    one = meshes.make_mesh(cfg.Mesh(), jax.devices()[:1])
-    eight = meshes.make_mesh(cfg.Mesh(1, 8))
-    expected, history = run(config, one, 3)
-    actual, ours = run(config, eight, 3)
+def test_parameters_over_eight_devices_equal_one(tiny_config, all_large):
+    """Loss and updated parameters."""
+    config = wide(tiny_config, learning_rate=1e-3)
+    expected, history = run(config, meshes.make_mesh(cfg.Mesh(), jax.devices()[:1]), 3)
+    actual, ours = run(config, meshes.make_mesh(cfg.Mesh(1, 8)), 3)
     for x, y in zip(ours, history, strict=True):
         np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-5)
+    assert_close(actual.params, expected.params)
+    assert_an_eighth(actual, expected)
+
+
+@pytest.mark.parametrize("name", cfg.OPTIMIZERS)
+def test_updates_over_eight_devices_equal_those_of_one(tiny_config, all_large, name):
+    """Of the same gradients; and a device keeps an eighth of parameters and optimizer."""
+    rate = {"adamw": 1e-3, "adafactor": 1e-3, "lion": 1e-4}[name]
+    config = wide(tiny_config, name=name, learning_rate=rate)
+    rng = np.random.default_rng(0)
+    tx = optimizer.make_optimizer(config)
+    given = jax.tree.map(lambda x: rng.normal(size=(3, *x.shape)), siglip.init(config.model))
+
+    def update(now, grads):
+        updates, opt_state = tx.update(grads, now.opt_state, now.params)
+        return state.TrainState(now.step, optax.apply_updates(now.params, updates), opt_state)
+
+    def updated(mesh):
+        now = state.create(config, tx, mesh)
+        shardings = jax.tree.map(lambda x: x.sharding, now)
+        jitted = jax.jit(update, out_shardings=shardings)
+        for i in range(3):
+            grads = jax.tree.map(lambda x: np.float32(x[i]), given)  # noqa: B023
+            now = jitted(now, jax.device_put(grads, shardings.params))
+        return now
+
+    one = updated(meshes.make_mesh(cfg.Mesh(), jax.devices()[:1]))
+    eight = updated(meshes.make_mesh(cfg.Mesh(1, 8)))
+    assert_close(eight.params, one.params)
+    assert_an_eighth(eight, one)
+
+
+def assert_close(actual, expected):
     off, count = 0, 0
-    for path, x in jax.tree.leaves_with_path(actual.params):
-        y = expected.params
-        for key in path:
-            y = y[key.key]
-        if not sharding.tree_path(path).endswith("key/bias"):  # its gradient is rounding alone
-            off += np.sum(np.abs(np.asarray(x) - np.asarray(y)) > 1e-5)
+    actual, expected = sharding.by_path(actual), sharding.by_path(expected)
+    for path, x in actual.items():
+        if not path.endswith("key/bias"):  # its gradient is rounding alone
+            off += np.sum(np.abs(np.asarray(x) - np.asarray(expected[path])) > 1e-5)
             count += x.size
     # Other elements whose gradient is all but 0 may go either way, too.
     assert off <= 2e-4 * count, f"{off} of {count} elements differ by more than 1e-5"
 
-    whole = sum(x.nbytes for x in jax.tree.leaves((expected.params, expected.opt_state)))
+
+def assert_an_eighth(eight, one):
+    """Of parameters and optimizer on a device."""
+    whole = sum(x.nbytes for x in jax.tree.leaves((one.params, one.opt_state)))
     local = sum(
         x.addressable_shards[0].data.nbytes
-        for x in jax.tree.leaves((actual.params, actual.opt_state))
+        for x in jax.tree.leaves((eight.params, eight.opt_state))
     )
     assert whole / 8 <= local < 1.05 * whole / 8
-    kernel = actual.params["img"]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]
+    kernel = eight.params["img"]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]
     assert "fsdp" in kernel.sharding.spec
 
 
@@ -89,12 +120,18 @@ def loss_and_gradients(config, shape=(1, 1)):
     return value, grads
 
 
+@pytest.fixture(scope="module")
+def kept(tiny_config):
+    """Loss and gradients where nothing is recomputed."""
+    return loss_and_gradients(wide(tiny_config))
+
+
 @pytest.mark.parametrize(
     "remat,shape", [("dots", (2, 2)), ("full", (1, 1)), ("full", (2, 2)), ("offload", (1, 1))]
 )
-def test_what_is_recomputed_changes_nothing(tiny_config, all_large, remat, shape):
+def test_what_is_recomputed_changes_nothing(tiny_config, kept, all_large, remat, shape):
     config = wide(tiny_config)
-    value, grads = loss_and_gradients(config)
+    value, grads = kept
     model = dataclasses.replace(config.model, remat=remat)
     train = dataclasses.replace(config.train, microbatches=2)
     config = dataclasses.replace(config, model=model, train=train)
