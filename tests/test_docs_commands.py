@@ -32,8 +32,8 @@ TARGETS = {
 NOT_RUN = {
     "git clone <this repository> siglip && cd siglip": "a network",
     "pip install '.[tpu]'": "a network",
+    "pip install -c constraints.txt '.[tpu]'": "a network",
     "pip install '.[gcs]'": "a network",
-    "pip install -e .[gcs]": "a network",
     "pip install .": "a network",
     "pip install -r requirements-parity.txt": "a network",
     "pip install xprof && xprof --logdir WORKDIR/profile --port 8791": "a network",

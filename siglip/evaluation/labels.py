@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from siglip.config import UserError
-from siglip.data.sources import Source, files, table
+from siglip.data.sources import Source, cells, files, table
 from siglip.data.sources import labels as columns
 from siglip.data.sources.base import listed
 from siglip.evaluation.facts import datasets
@@ -54,7 +54,7 @@ def from_table(path: str, keys: Sequence[str]) -> tuple[list[Any], list[str]]:
     positions = _by_name(keys)
     values: list[Any] = [None] * len(keys)
     strangers = []
-    for name, value in zip(rows[key].to_pylist(), rows[label].to_pylist(), strict=True):
+    for name, value in zip(cells.values(rows[key]), cells.values(rows[label]), strict=True):
         name = str(_text(name))
         i = next((positions[n] for n in (name, os.path.splitext(name)[0]) if n in positions), None)
         if i is None:

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import os
 import re
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from siglip.config import UserError
-from siglip.data.sources import Source, files, open_source
+from siglip.data.sources import Source, files, open_source, tar_index
 from siglip.data.sources import address as addresses
 from siglip.data.sources.base import IMAGE_SUFFIXES, BadSample, Sample, check_picture
 
@@ -26,7 +25,6 @@ _DESCRIBED = (
     "dataset_info.json", "features.json", "metadata.jsonl", "metadata.csv", "metadata.parquet",
 )  # fmt: skip
 _SPLITS = {"train", "val", "valid", "validation", "test"}  # as folders are called
-_READ_AHEAD = 8 * 2**20  # bytes of an archive in a bucket
 _OPEN_ZIPS = 8
 
 
@@ -223,22 +221,13 @@ def _visible(names: Iterable[str]) -> list[str]:
 
 def _scan(path: str) -> list[tuple[str, int, int]]:
     """Name, first byte and size of all files in a tar; it has to be whole."""
-    found = []
-    with files.open(path, _READ_AHEAD) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if member.isfile():
-                        found.append(
-                            (member.name.removeprefix("./"), member.offset_data, member.size)
-                        )
-                # tarfile takes a damaged header, or a cut between two members, for the end.
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: not a whole tar file ({error}); fetch it again") from None
-    return found
+    try:
+        return [
+            (member.name.removeprefix("./"), member.offset_data, member.size)
+            for member in tar_index.members(path)
+        ]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; fetch it again") from None
 
 
 @functools.lru_cache(_OPEN_ZIPS)

@@ -69,6 +69,10 @@ def test_labels_file(tmp_path):
     put(tmp_path, {"d/b/2.jpg": PICTURE, "a.csv": "key,label\n0,cat\n2.jpg,dog\nb/2,cat\n"})
     task = open_task("mine", place, kind="classification", labels=str(tmp_path / "a.csv"))
     assert classes(task) == {"a/0": [0], "b/2": [0]} and "1 keys are no pic" in task.notes[0]
+    table = pa.table({"key": ["0"], "label": pa.array([b"caf\xe9"]).view(pa.string())})
+    pq.write_table(table, tmp_path / "latin1.parquet")
+    task = open_task("mine", place, kind="classification", labels=f"{tmp_path}/latin1.parquet")
+    assert task.names == ("caf\ufffd",)
     put(tmp_path, {"n.csv": "key,label\nbb,cat\n", "k.csv": "x,label\n1,2\n"})
     with pytest.raises(UserError, match=r"none of its 1 keys is one of the 4 pictures; it has b"):
         open_task("mine", place, kind="classification", labels=str(tmp_path / "n.csv"))

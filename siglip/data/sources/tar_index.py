@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import io
 import tarfile
-from typing import BinaryIO
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -55,8 +55,7 @@ def load(path: str) -> Index:
                 index = Index(*arrays, damage=saved["damage"].tobytes().decode())
                 if _is_sound(index):
                     return index
-    with files.open(path, _READ_AHEAD) as file:
-        index = _scan(file)
+    index = _scan(path)
     arrays = {"stamp": stamp, "keys": index.keys, "ends": index.ends, "spans": index.spans}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays, damage=np.frombuffer(index.damage.encode(), np.uint8))
@@ -75,35 +74,50 @@ def _is_sound(index: Index) -> bool:
     )
 
 
-def _scan(file: BinaryIO) -> Index:
-    """Read the headers of all members, up to where the shard is damaged."""
-    length = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    samples: dict[str, dict[str, tuple[int, int]]] = collections.defaultdict(dict)
-    damage = ""
+def members(path: str) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar, in order.
+
+    Raises:
+      ValueError: it is not whole; behind the last file that is.
+    """
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            files.open(path, _READ_AHEAD) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
+            length = file.seek(0, io.SEEK_END)
             for member in tar:
                 if not 0 <= member.size <= length - member.offset_data:
                     raise tarfile.ReadError(f"{member.name} is cut short")
-                # WebDataset: the key ends at the first dot of the file name.
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if not (member.isfile() and suffix):
-                    continue
-                span = (member.offset_data // BLOCK, min(member.size, _LARGEST))
-                samples[f"{folder}/{stem}" if folder else stem][suffix.lower()] = span
+                if member.isfile():
+                    yield member
             # tarfile takes a damaged header, or a cut between two members, for the end.
             file.seek(tar.offset)
             if file.read(BLOCK) != tarfile.NUL * BLOCK:
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        damage = f"not a whole tar file ({error})".encode(errors="replace").decode()
+        raise ValueError(f"not a whole tar file ({error})") from None
+
+
+def _scan(path: str) -> Index:
+    """Where the files are, up to where the shard is damaged."""
+    samples: dict[str, dict[str, tuple[int, int]]] = collections.defaultdict(dict)
+    damage = ""
+    try:
+        for member in members(path):
+            # WebDataset: the key ends at the first dot of the file name.
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            if suffix:
+                span = (member.offset_data // BLOCK, min(member.size, _LARGEST))
+                samples[f"{folder}/{stem}" if folder else stem][suffix.lower()] = span
+    except ValueError as error:
+        damage = str(error).encode(errors="replace").decode()
     keys, spans = [], []
-    for key, members in samples.items():
-        if image := next((members[s] for s in IMAGE_SUFFIXES if s in members), None):
+    for key, parts in samples.items():
+        if image := next((parts[s] for s in IMAGE_SUFFIXES if s in parts), None):
             keys.append(key.encode(errors="surrogateescape"))
-            spans.append((image, members.get("json", (0, 0)), members.get("txt", (0, 0))))
+            spans.append((image, parts.get("json", (0, 0)), parts.get("txt", (0, 0))))
     return Index(
         np.frombuffer(b"".join(keys), np.uint8),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from siglip.config import UserError
-from siglip.data.sources import folder, open_source
+from siglip.data.sources import SUFFIXES, folder, open_source
 from siglip.data.sources.base import BadSample
 
 
@@ -219,3 +219,9 @@ def test_what_does_not_match_up_is_told(tmp_path):
         "no picture": "1 texts without a picture, such as c.txt",
     }
     assert len(open_source(str(tmp_path), captions=False).damage) == 1
+
+
+def test_folders_may_hold_shards_of_every_format():
+    """Tables alone are not looked for: what they say is of pictures elsewhere."""
+    tables = {".csv", ".tsv", ".jsonl"}
+    assert {f".{suffix}" for suffix in folder._SHARDS} == {*SUFFIXES} - tables

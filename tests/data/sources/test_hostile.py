@@ -16,6 +16,7 @@ from siglip.config import UserError
 from siglip.data import pack
 from siglip.data.sources import files, npz, open_source, tar_index
 from siglip.data.sources.base import BadSample
+from siglip.evaluation.tasks import open_task
 from tests.conftest import EMOJI
 from tests.data.sources.test_tar import picture_bytes, write_tar
 
@@ -39,6 +40,8 @@ def test_a_chain_of_headers(tmp_path, kind):
     (tmp_path / "a.tar").write_bytes(chain + members)
     with pytest.raises(BadSample, match="not a whole tar file"):
         open_source(str(tmp_path / "a.tar"))
+    with pytest.raises(UserError, match=r"a\.tar: not a whole tar file .*; fetch it again"):
+        open_task("mine", str(tmp_path / "a.tar"), kind="classification")
 
 
 @pytest.mark.parametrize("gigabytes", [3, 5])
