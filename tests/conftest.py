@@ -40,12 +40,18 @@ from siglip import config as cfg  # noqa: E402 (after the devices are configured
 
 EMOJI = ROOT / "examples/emoji"
 
-# Those that take longest come first, so that no worker is left with one of them at the end.
-LONG = ("test_train_two_hosts", "test_interrupted", "test_torture", "test_tpu")
+# Those that take longest, most of them first, so that no worker is left with one at the end.
+LONG = (
+    "test_docs_commands", "test_interrupted", "test_train_two_hosts", "test_loop", "test_partial",
+    "test_tpu", "test_torture", "test_hlo", "test_finetune", "test_pipeline", "test_initial",
+    "test_step", "test_towers", "test_validation", "test_adapters", "test_ring", "test_configs",
+    "test_evaluate_two_hosts", "test_plan", "test_full_disk", "test_lora", "test_run", "test_cli",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
     if importlib.util.find_spec("libtpu") is None:
         skip = pytest.mark.skip(reason="libtpu is missing: pip install 'siglip-jax[tpu]'")
         for item in items:
