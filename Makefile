@@ -7,7 +7,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 WORKDIR ?= runs/quickstart
 
-.PHONY: help quickstart test lint format parity bench docs plans malformed torture constraints clean
+.PHONY: help quickstart test check lint format parity bench docs plans malformed torture constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,8 +37,13 @@ quickstart: $(VENV)/.installed  ## train on emoji and evaluate: 6 minutes on 2 C
 	$(BIN)/python train.py --config configs/quickstart.py --workdir $(WORKDIR)
 	$(BIN)/python eval.py --config configs/eval.py:quickstart --config.model=$(WORKDIR) --config.output=$(WORKDIR)/results
 
-test: $(VENV)/.installed-dev  ## the tests: minutes, no network
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.installed-dev  ## the tests, but for what `check` adds: minutes, no network
+	$(PYTEST) -m "not parity and not slow and not long and not tpu_compiler"
+
+check: lint  ## before a change is offered: lint and all tests, with whole processes and TPU programs
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## ruff and the direction of imports
 	$(BIN)/ruff check .

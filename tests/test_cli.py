@@ -44,6 +44,7 @@ def test_help_lists_the_fields_of_a_recipe():
     assert done.returncode == 0 and "--config RECIPE --help" in done.stdout
 
 
+@pytest.mark.long
 def test_train_and_eval_are_commands(tmp_path):
     small = ["--config.train.duration=2", "--config.optimizer.warmup=1"]
     done = python(*QUICKSTART, str(tmp_path / "run"), *small)

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 # other commands stands `<!-- needs: THIS -->`; behind a colon is who runs them.
 TARGETS = {
     "bench": "minutes",
+    "check": "is what runs this",
     "constraints": "a network",
     "docs": "is what runs this",
     "format": "changes files",
@@ -221,6 +222,7 @@ def reader(tmp_path, trained, monkeypatch, capfd):
 FOUND = {path: pages.items(path.read_text()) for path in pages.PAGES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_run(path, reader, trained):
     text = path.read_text()

@@ -12,6 +12,8 @@ from benchmarks import torture
 from benchmarks.attempts import Layout, Run
 from tests.conftest import EMOJI
 
+pytestmark = pytest.mark.long
+
 KILLS, STEPS = 1, 24
 
 

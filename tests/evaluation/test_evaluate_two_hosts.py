@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from siglip import config as cfg
 from siglip.evaluation import suite
 from siglip.evaluation.results import read_all
 from siglip.parallel.hosts import ADDRESS, COUNT, INDEX
 from tests.conftest import EMOJI, ROOT
 from tests.parallel.test_hosts import free_address
+
+pytestmark = pytest.mark.long
 
 HELDOUT = EMOJI / "heldout-00000.tar"
 TASKS = f"emoji={HELDOUT}?label=category&kind=classification,pairs={HELDOUT}?kind=retrieval"

@@ -16,7 +16,10 @@ from tests.conftest import EMOJI
 from tests.training.test_loop import assert_same_state, losses
 
 # Of writes that were not begun when another failed.
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine 'async_serialize:RuntimeWarning")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:coroutine 'async_serialize:RuntimeWarning"),
+]
 
 
 @pytest.fixture

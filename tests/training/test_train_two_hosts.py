@@ -20,6 +20,8 @@ from tests.conftest import EMOJI, ROOT
 from tests.parallel.test_hosts import free_address
 from tests.training.test_interrupted import wait_for
 
+pytestmark = pytest.mark.long
+
 RECIPE = ROOT / "configs/quickstart.py"
 FIELDS = (
     "--config.train.log_every=1", "--config.optimizer.warmup=1 step", "--config.mesh.fsdp=2",
