@@ -124,11 +124,11 @@ class Rows:
                 rows = file.read_row_group(g, columns=self._select, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise _unreadable(f"{self.paths[f]}: row group {g}", error) from None
-        with self._guard:
-            self._cache[group] = rows
-            self._cached_bytes += rows.nbytes
-            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+            with self._guard:  # while others wait: they would read it again
+                self._cache[group] = rows
+                self._cached_bytes += rows.nbytes
+                while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+                    self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return rows
 
     def _recall(self, group: int) -> pa.Table | None:
