@@ -47,6 +47,7 @@ def wait_for(workdir, step: int) -> None:
     raise AssertionError(f"step {step} did not come")
 
 
+@pytest.mark.long
 def test_asked_to_end(tmp_path):
     """By the system, and then, having been started again, by the keyboard."""
     done = 0
